@@ -1,0 +1,155 @@
+"""The subscribers of one scenario, spread over forked reader processes, as the coordinator sees them.
+
+Processes are forked rather than spawned: the readers need none of the command line's imports, and one shared page
+of counters is all that the coordinator looks at while a measurement runs, so looking costs nobody a system call.
+"""
+
+import mmap
+import multiprocessing
+import resource
+import time
+from collections import Counter
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkProcess
+from types import TracebackType
+
+from opencode_events.bench.errors import BenchError
+from opencode_events.bench.readers import Findings, Forget, Open, Order, Reply, Tell, serve
+from opencode_events.bench.sequence import Position
+from opencode_events.bench.target import Target
+
+ANSWER_S = 10.0
+CONNECT_S = 10.0  # for any number of subscribers; each of them adds CONNECT_EACH_S
+CONNECT_EACH_S = 0.01
+LEAVE_S = 5.0
+LOOK_S = 0.0005
+SPARE_FILES = 64
+COUNTERS = 2  # of 8 bytes, for each process; see Readers
+
+
+def raise_file_limit(needed: int) -> None:
+    """Let this process and its children open `needed` files. Raise BenchError if the hard limit forbids it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and needed > hard:
+        raise BenchError(f"{needed} open files are needed, {hard} allowed (ulimit -Hn): use more --processes")
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed if hard == resource.RLIM_INFINITY else hard, hard))
+
+
+class Crowd:
+    """Subscribers of one run in `processes` processes. A context manager: leaving it closes them all."""
+
+    def __init__(self, target: Target, run: str, *, processes: int = 1) -> None:
+        self.size = 0
+        self._target = target
+        self._map = mmap.mmap(-1, processes * COUNTERS * 8)
+        self._counters = memoryview(self._map).cast("q")
+        self._pipes: list[Connection] = []
+        self._processes: list[ForkProcess] = []
+        context = multiprocessing.get_context("fork")
+        for number in range(processes):
+            ours, theirs = context.Pipe()
+            self._pipes.append(ours)
+            counters = self._counters[number * COUNTERS : (number + 1) * COUNTERS]
+            process = context.Process(target=serve, args=(run, theirs, counters, tuple(self._pipes)), daemon=True)
+            process.start()
+            theirs.close()
+            self._processes.append(process)
+
+    def __enter__(self) -> "Crowd":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def open(self, path: str, count: int, *, reads: bool = True, receive_buffer: int = 0, sampled: int = 10) -> None:
+        """Connect `count` subscribers to `path` and return when each has its first frame.
+
+        About `sampled` of them measure latency. Raise BenchError with the first reason if one is refused.
+        """
+        shares = [count // len(self._pipes) + (i < count % len(self._pipes)) for i in range(len(self._pipes))]
+        raise_file_limit(max(shares) + self.size + SPARE_FILES)
+        timeout_s = CONNECT_S + CONNECT_EACH_S * count
+        orders = [
+            Open(
+                target=self._target,
+                path=path,
+                count=share,
+                timeout_s=timeout_s,
+                sampled_every=max(1, count // max(1, sampled)),
+                reads=reads,
+                receive_buffer=receive_buffer,
+            )
+            for share in shares
+        ]
+        for refusal in self._ask(orders, timeout_s + ANSWER_S):
+            if isinstance(refusal, str):
+                raise BenchError(refusal)
+        self.size += count
+
+    def received(self) -> int:
+        """Return how many events were delivered to all subscribers together so far."""
+        return sum(self._counters[::COUNTERS])
+
+    def ended(self) -> int:
+        """Return how many streams the daemon has ended."""
+        return sum(self._counters[1::COUNTERS])
+
+    def wait_received(self, count: int, timeout_s: float) -> bool:
+        """Wait until `count` events were delivered; give up after `timeout_s` seconds, or when a stream has ended."""
+        deadline = time.monotonic() + timeout_s
+        while self.received() < count:
+            if self.ended() or time.monotonic() > deadline:
+                return False
+            time.sleep(LOOK_S)
+        return True
+
+    def forget_latencies(self) -> None:
+        """Start the latencies afresh: what was warm-up does not count."""
+        self._ask([Forget()] * len(self._pipes), ANSWER_S)
+
+    def findings(self) -> Findings:
+        """Return what the subscribers of all processes have seen."""
+        replies = self._ask([Tell()] * len(self._pipes), ANSWER_S)
+        parts = [reply for reply in replies if isinstance(reply, Findings)]
+        positions: Counter[Position] = Counter()
+        for part in parts:
+            positions += part.positions
+        return Findings(
+            positions=positions,
+            latencies=sorted(latency for part in parts for latency in part.latencies),
+            ended=sum(part.ended for part in parts),
+            lagging=sum(part.lagging for part in parts),
+            reasons=tuple(reason for part in parts for reason in part.reasons),
+        )
+
+    def close(self) -> None:
+        """Close all connections and end the processes, by force after a few seconds. May be called again."""
+        for pipe in self._pipes:
+            pipe.close()
+        deadline = time.monotonic() + LEAVE_S
+        for process in self._processes:
+            process.join(max(0.0, deadline - time.monotonic()))
+            if process.is_alive():
+                process.kill()
+                process.join()
+        self._pipes.clear()
+        self._processes.clear()
+
+    def _ask(self, orders: Sequence[Order], timeout_s: float) -> list[Reply]:
+        """Give each process its order and return all replies."""
+        deadline = time.monotonic() + timeout_s
+        replies: list[Reply] = []
+        try:
+            for pipe, order in zip(self._pipes, orders, strict=True):
+                pipe.send(order)
+            for pipe in self._pipes:
+                if not pipe.poll(max(0.0, deadline - time.monotonic())):
+                    raise BenchError(f"a reader process did not answer within {timeout_s:g} s")
+                replies.append(pipe.recv())
+        except (EOFError, OSError) as error:
+            raise BenchError("a reader process died") from error
+        return replies

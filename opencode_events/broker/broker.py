@@ -1,0 +1,335 @@
+"""The broker: the only place where "stored" and "sent" meet.
+
+Publish: append to the log, then fan out in log order, then answer. Nobody sees an event that a crash of the process
+could take back, and nobody who was answered loses one. Whoever publishes in the same turn of the loop, or while
+the log is busy, shares the next commit. Subscribe: register at once, before the response starts, at the head as it
+stands; as both happen on one loop, every event is either before that head or in the subscriber's feed.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from opencode_events import wire
+from opencode_events.broker.budget import Budget
+from opencode_events.broker.feed import Feed
+from opencode_events.broker.flusher import Flusher
+from opencode_events.broker.lifecycle import Reason, State
+from opencode_events.broker.selection import Selection
+from opencode_events.broker.subscriber import Subscriber, Terms
+from opencode_events.cursor import Cursor
+from opencode_events.errors import Busy, LogUnavailable
+from opencode_events.eventlog.base import Appended, EventLog
+from opencode_events.events import DISPOSED, Event
+from opencode_events.settings import BrokerSettings
+
+log = structlog.get_logger()
+
+# Seconds that a connection may take to report its own reset: the loop tells it in the next turn.
+RESET_S = 1.0
+
+_Waiting = tuple[Sequence[Event], "asyncio.Future[Appended]"]
+
+
+class Broker:
+    """Fans events out. Everything but `publish`, `run` and `drain` returns at once; all of it belongs to one loop."""
+
+    def __init__(self, settings: BrokerSettings, eventlog: EventLog, loop: asyncio.AbstractEventLoop) -> None:
+        self.settings = settings
+        self.budget = Budget(settings.budget_bytes)
+        self.call_later = loop.call_later
+        self.clock = time.monotonic
+        self.subscribers: dict[int, Subscriber] = {}
+        self.is_draining = False
+        self._log = eventlog
+        self._loop = loop
+        self._looked_at = eventlog.head
+        self._flusher = Flusher(settings, loop, lambda: self._looked_at)
+        self._segment_events = min(settings.segment_events, settings.backlog_events)
+        self._feeds: dict[Selection, Feed] = {}
+        # How an event finds its feeds: the global ones, by format, and those of each directory.
+        self._global: dict[wire.Format, list[Feed]] = {"sse": [], "ndjson": []}
+        self._instances: dict[str, dict[wire.Format, list[Feed]]] = {}
+        self._is_committing = False
+        self._waiting: list[_Waiting] = []
+        self._handed_over = asyncio.Event()
+        self._emptied = asyncio.Event()
+        self._numbers = 0
+        self._published = 0
+        self._duplicates = 0
+        self._closings: dict[str, int] = {}
+
+    # --- publish
+
+    async def publish(self, events: Sequence[Event]) -> Appended:
+        """Append `events` as one, fan them out, and tell what became of them.
+
+        Raises LogUnavailable, with nothing stored. Never waits for a subscriber; when the loop is behind with
+        writing, it waits for the loop. If the caller is cancelled, the events may have their place all the same.
+        """
+        if self.is_draining:
+            raise Busy("the daemon is shutting down", retry_after_s=1)
+        appended = None if self._is_committing else self._log.append_nowait([events])
+        if appended is None:
+            future: asyncio.Future[Appended] = self._loop.create_future()
+            self._waiting.append((events, future))
+            if not self._is_committing:
+                self._is_committing = True
+                self._commit_waiting()
+            mine = await future
+        else:
+            # Whoever else comes in this turn of the loop shares one commit at its end.
+            self._is_committing = True
+            self._loop.call_soon(self._commit_waiting)
+            mine = appended[0]
+            self._fan_out(mine)
+        if self._flusher.is_behind:
+            await self._flusher.caught_up()
+        return mine
+
+    async def run(self) -> None:
+        """Make the commits that are too slow for the loop, and the heartbeats, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._commit_slowly(), name="commit")
+            tasks.create_task(self._heartbeats(), name="heartbeat")
+
+    def _commit_waiting(self) -> None:
+        """Commit what waits, on the loop if that is quick; called while `_is_committing`, which it may end."""
+        if not self._waiting:
+            self._is_committing = False
+            return
+        try:
+            appended = self._log.append_nowait([events for events, _ in self._waiting])
+        except LogUnavailable as error:
+            self._settle(self._take_waiting(), error)
+        else:
+            if appended is None:
+                self._handed_over.set()
+                return
+            self._settle(self._take_waiting(), appended)
+        self._loop.call_soon(self._commit_waiting)
+
+    async def _commit_slowly(self) -> None:
+        """Do for `_commit_waiting` what could hold the loop; `_is_committing` stays until it is done."""
+        while True:
+            await self._handed_over.wait()
+            self._handed_over.clear()
+            waiting = self._take_waiting()
+            try:
+                self._settle(waiting, await self._log.append([events for events, _ in waiting]))
+            except LogUnavailable as error:
+                self._settle(waiting, error)
+            self._commit_waiting()
+
+    def _take_waiting(self) -> list[_Waiting]:
+        waiting, self._waiting = self._waiting, []
+        return waiting
+
+    def _settle(self, waiting: list[_Waiting], outcome: list[Appended] | LogUnavailable) -> None:
+        """Fan out what is stored, in log order, and answer those who published it."""
+        for number, (_, future) in enumerate(waiting):
+            if isinstance(outcome, LogUnavailable):
+                if not future.done():
+                    future.set_exception(LogUnavailable(outcome.reason, retry_after_s=outcome.retry_after_s))
+                continue
+            self._fan_out(outcome[number])
+            if not future.done():
+                future.set_result(outcome[number])
+
+    def _fan_out(self, appended: Appended) -> None:
+        """Give stored events to the feeds that want them."""
+        self._published += len(appended.events)
+        self._duplicates += appended.duplicates
+        epoch = self._log.epoch.encode()
+        for position, event in enumerate(appended.events, appended.first):
+            cursor = b"%b-%d" % (epoch, position)
+            self._looked_at = position
+            for form, feeds in self._global.items():
+                self._gather(feeds, wire.ENCODERS["global", form], cursor, event, position)
+            if event.directory in self._instances and not event.is_sync and event.directory != "global":
+                for form, feeds in self._instances[event.directory].items():
+                    self._gather(feeds, wire.ENCODERS["instance", form], cursor, event, position)
+                if event.type == DISPOSED:
+                    self._retire(event.directory, position)
+
+    def _gather(
+        self, feeds: list[Feed], encode: Callable[[bytes, Event], bytes], cursor: bytes, event: Event, position: int
+    ) -> None:
+        """Append an event to those of `feeds` that want it; all of them have one encoding."""
+        frame = b""
+        for feed in feeds:
+            if feed.matches is not None and not feed.matches(event):
+                continue
+            frame = frame or encode(cursor, event)
+            events, size = feed.waiting
+            if events >= self._segment_events or (events and size + len(frame) > self.settings.segment_bytes):
+                self._flusher.seal(feed, position - 1)
+            feed.append(frame)
+            self._flusher.want(feed)
+
+    def _retire(self, directory: str, position: int) -> None:
+        """End the instance streams of `directory`, as upstream does: its disposal is their last event."""
+        for feeds in self._instances.pop(directory).values():
+            for feed in feeds:
+                self._flusher.seal(feed, position, ends=True)
+                self._flusher.want(feed)
+                del self._feeds[feed.selection]
+
+    # --- subscribe
+
+    def subscribe(self, selection: Selection, terms: Terms) -> Subscriber:
+        """Register a subscriber, which gets every event after `head` from now on. Raises Busy at a limit."""
+        if self.is_draining:
+            raise Busy("the daemon is shutting down", retry_after_s=1)
+        if len(self.subscribers) >= self.settings.max_subscribers:
+            limit = self.settings.max_subscribers
+            raise Busy(f"max_subscribers ({limit}) are subscribed", retry_after_s=5, limit=limit)
+        feed = self._feeds.get(selection) or self._open_feed(selection)
+        self._numbers += 1
+        subscriber = Subscriber(self._numbers, self, feed, terms, self._looked_at)
+        self.subscribers[subscriber.id] = subscriber
+        feed.join(subscriber)
+        log.info("subscriber.opened", subscriber=subscriber.id, peer=terms.peer, stream=selection.stream)
+        return subscriber
+
+    def _open_feed(self, selection: Selection) -> Feed:
+        if len(self._feeds) >= self.settings.max_selections:
+            limit = self.settings.max_selections
+            raise Busy(
+                f"max_selections ({limit}) are in use: subscribe with a common one", retry_after_s=5, limit=limit
+            )
+        feed = self._feeds[selection] = Feed(selection)
+        self._siblings(selection).append(feed)
+        return feed
+
+    def _siblings(self, selection: Selection) -> list[Feed]:
+        """Return the feeds that are found, and encoded, together with one of `selection`."""
+        if selection.directory is None:
+            return self._global[selection.form]
+        return self._instances.setdefault(selection.directory, {"sse": [], "ndjson": []})[selection.form]
+
+    def _leave_feed(self, subscriber: Subscriber) -> None:
+        """Give a subscriber nothing more; a feed ends with its last member."""
+        feed = subscriber.feed
+        feed.leave(subscriber)
+        if len(feed) or self._feeds.get(feed.selection) is not feed:
+            return
+        del self._feeds[feed.selection]
+        self._siblings(feed.selection).remove(feed)
+        directory = feed.selection.directory
+        if directory is not None and not any(self._instances[directory].values()):
+            del self._instances[directory]
+
+    # --- what handles tell
+
+    def closing(self, subscriber: Subscriber) -> None:
+        """See `subscriber.Owner`."""
+        self._leave_feed(subscriber)
+
+    def closed(self, subscriber: Subscriber) -> None:
+        """See `subscriber.Owner`."""
+        self._leave_feed(subscriber)
+        self.subscribers.pop(subscriber.id, None)
+        if not self.subscribers:
+            self._emptied.set()
+        assert subscriber.reason is not None
+        reason = subscriber.reason.value
+        self._closings[reason] = self._closings.get(reason, 0) + 1
+        peak_events, peak_bytes = subscriber.peak
+        log.info(
+            "subscriber.closed",
+            subscriber=subscriber.id,
+            peer=subscriber.terms.peer,
+            reason=reason,
+            open_s=round(self.clock() - subscriber.opened_at, 3),
+            sent_events=subscriber.sent_events,
+            sent_bytes=subscriber.sent_bytes,
+            peak_queued_events=peak_events,
+            peak_queued_bytes=peak_bytes,
+        )
+
+    def over_budget(self) -> None:
+        """Cut who holds most, until what is held fits: first its backlog, then, if it is closing already, the rest."""
+        while self.budget.is_exceeded:
+            most = max(self.subscribers.values(), key=lambda subscriber: subscriber.queued_bytes, default=None)
+            if most is None or not most.queued_bytes:
+                return
+            if most.state is State.LIVE:
+                most.close(Reason.OVERFLOW_MEMORY)
+            else:
+                most.reset()
+
+    # --- time
+
+    async def _heartbeats(self) -> None:
+        while True:
+            await asyncio.sleep(self.settings.heartbeat_s)
+            self.heartbeat()
+
+    def heartbeat(self) -> None:
+        """Give every feed a heartbeat, in its order, with the last position that it has looked at."""
+        for feed in self._feeds.values():
+            selection = feed.selection
+            cursor = self.cursor(self._looked_at)
+            feed.append(wire.control(selection.stream, selection.form, wire.HEARTBEAT, cursor=cursor), is_event=False)
+            self._flusher.want(feed)
+
+    async def drain(self, wait_s: float) -> None:
+        """End every subscription: what is buffered has `wait_s` seconds to be read, then connections are reset.
+
+        Nobody new is let in. Returns when all are gone, or have been reset.
+        """
+        self.is_draining = True
+        await self._flusher.flushed()
+        for number, subscriber in enumerate(list(self.subscribers.values())):
+            subscriber.close(Reason.SHUTDOWN)
+            if number % self.settings.flush_slice == 0:
+                await asyncio.sleep(0)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._wait_empty(), wait_s)
+        for subscriber in list(self.subscribers.values()):
+            subscriber.reset()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._wait_empty(), RESET_S)
+
+    async def _wait_empty(self) -> None:
+        while self.subscribers:
+            self._emptied.clear()
+            await self._emptied.wait()
+
+    # --- what can be asked
+
+    @property
+    def head(self) -> str:
+        """The cursor of the last event that was fanned out."""
+        return self.cursor(self._looked_at)
+
+    def cursor(self, position: int) -> str:
+        """Return the cursor after `position`, in this daemon's epoch."""
+        return str(Cursor(self._log.epoch, position))
+
+    def is_known(self, cursor: Cursor) -> bool:
+        """Tell whether `cursor` was given out by this log, in this daemon's epoch or an earlier one."""
+        return self._log.is_known(cursor)
+
+    def statistics(self) -> dict[str, object]:
+        """Return counts since the start, and what is held now."""
+        states = [subscriber.state for subscriber in self.subscribers.values()]
+        return {
+            "published_events": self._published,
+            "duplicate_events": self._duplicates,
+            "head": self.head,
+            "subscribers": len(states),
+            "subscribers_by_state": {state.value: states.count(state) for state in State if state in states},
+            "subscribers_opened": self._numbers,
+            "subscribers_closed": dict(self._closings),
+            "selections": len(self._feeds),
+            "flushes": self._flusher.flushes,
+            "last_flush_s": round(self._flusher.last_flush_s, 6),
+            "held_bytes": self.budget.held,
+            "held_bytes_peak": self.budget.peak,
+            "held_bytes_limit": self.budget.limit,
+        }

@@ -1,0 +1,79 @@
+"""What a subscriber wants: a stream and filters, frozen and hashable, so that all who want the same share one feed.
+
+Pure. Filters act before buffering: an event that a selection does not match never touches its subscribers.
+"""
+
+import fnmatch
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from opencode_events.events import DISPOSED, GAP, Event, Stream
+from opencode_events.wire import Format
+
+Sync = Literal["all", "none", "only"]
+
+# Different types that a matcher remembers; opencode has 89, a hostile publisher may mint them.
+REMEMBERED_TYPES = 1_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """A stream, its format and its filters. Empty filters select everything; OR within one, AND across.
+
+    `directory` is the instance stream's and None on the global one. `types` are globs (`*`, `?`, `[...]`).
+    """
+
+    stream: Stream
+    form: Format = "sse"
+    directory: str | None = None
+    sessions: frozenset[str] = frozenset()
+    types: frozenset[str] = frozenset()
+    sync: Sync = "all"
+    workspaces: frozenset[str] = frozenset()
+
+    def matcher(self) -> Callable[[Event], bool] | None:
+        """Return the test that an event must pass, or None where every event of the stream does.
+
+        An instance stream's directory is not tested: its feeds are found by directory.
+        """
+        sync = "none" if self.stream == "instance" else self.sync
+        if not (self.sessions or self.types or self.workspaces) and sync == "all":
+            return None
+        sessions, workspaces = self.sessions, self.workspaces
+        is_wanted_type = _type_test(self.types)
+
+        def matches(event: Event) -> bool:
+            if event.is_sync:
+                if sync == "none":
+                    return False
+            elif event.type == DISPOSED or event.type == GAP:
+                return True
+            elif sync == "only":
+                return False
+            if sessions and event.session not in sessions:
+                return False
+            if workspaces and event.workspace is not None and event.workspace not in workspaces:
+                return False
+            return is_wanted_type is None or is_wanted_type(event.type)
+
+        return matches
+
+
+def _type_test(globs: frozenset[str]) -> Callable[[str], bool] | None:
+    """Return a test of a type against globs, which remembers what it has seen."""
+    if not globs:
+        return None
+    pattern = re.compile("|".join(f"(?:{fnmatch.translate(glob)})" for glob in sorted(globs)))
+    known: dict[str, bool] = {}
+
+    def is_wanted(kind: str) -> bool:
+        found = known.get(kind)
+        if found is None:
+            found = pattern.match(kind) is not None
+            if len(known) < REMEMBERED_TYPES:
+                known[kind] = found
+        return found
+
+    return is_wanted

@@ -1,0 +1,78 @@
+"""What the commands that talk to a daemon have in common: finding it, a session with it, and its refusals in words."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import aiohttp
+
+from opencode_events import __version__, statedir
+from opencode_events.cli.exits import Exit
+from opencode_events.cli.options import only
+from opencode_events.errors import DaemonError, OpencodeEventsError
+
+DEFAULT_URL = "http://127.0.0.1:4097"
+CONNECT_S = 10.0
+COUNTS = ("accepted", "duplicates", "skipped")
+
+
+class Refused(OpencodeEventsError):
+    """The daemon answered, and the answer is no. The sentence is the problem document's."""
+
+
+def find_url(url: str | None, config: Path | None, state_dir: str | None) -> str | None:
+    """Return the daemon's URL without a slash at its end: the one given, else that of the state directory's daemon.
+
+    None when no URL was given and no daemon runs there.
+    """
+    if url is None:
+        info = statedir.read(only(("state_dir",), config, {"state_dir": state_dir}).server.state_dir)
+        if info is None:
+            return None
+        url = info.url
+    return url.rstrip("/")
+
+
+def session() -> aiohttp.ClientSession:
+    """Return a session without a deadline for the whole of a request: streams have none."""
+    return aiohttp.ClientSession(
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),
+        headers={"User-Agent": f"opencode-events/{__version__}", "Accept-Encoding": "identity"},
+    )
+
+
+def unreachable(url: str, error: Exception) -> DaemonError:
+    """Return the error for a URL where nobody answers."""
+    reason = "not a URL" if isinstance(error, aiohttp.InvalidURL) else str(error) or type(error).__name__
+    return DaemonError(f"{url} cannot be reached: {reason}", exit_code=Exit.NOT_RUNNING)
+
+
+async def refusal(response: aiohttp.ClientResponse, source_line: Callable[[int], int] = int) -> Refused:
+    """Return the error that an answer which is not the expected one stands for.
+
+    `source_line` turns the line that the daemon counted into the line of the file it came from.
+    """
+    try:
+        text = await response.text(errors="replace")
+    except aiohttp.ClientError:
+        text = ""
+    return Refused(describe(response.status, response.reason or "", text, source_line))
+
+
+def describe(status: int, phrase: str, text: str, source_line: Callable[[int], int] = int) -> str:
+    """Say in one line what a refusal's body says: where, what, and what was done before it."""
+    try:
+        problem = json.loads(text)
+    except ValueError:
+        problem = None
+    if not isinstance(problem, dict) or not isinstance(detail := problem.get("detail"), str):
+        return f"HTTP {status} {phrase}".rstrip()
+    where = []
+    if isinstance(line := problem.get("line"), int):
+        where.append(f"line {source_line(line)}")
+    if isinstance(index := problem.get("index"), int):
+        where.append(f"item {index}")
+    if isinstance(field := problem.get("field"), str):
+        where.append(field)
+    counts = ", ".join(f"{problem[name]} {name}" for name in COUNTS if isinstance(problem.get(name), int))
+    return ": ".join([*where, detail]) + (f" (before that: {counts})" if counts else "")

@@ -1,0 +1,78 @@
+"""`opencode-events`: the commands together, and what becomes of their errors.
+
+Each command is a function in a module of its own that raises what is in `errors`; here an error becomes one sentence
+on standard error and an exit code (the table is in `exits`):
+
+0 done · 1 failed · 2 usage or setting · 3 already running · 4 not running · 130 interrupted
+"""
+
+from typing import Any
+
+import click
+from click.shell_completion import get_completion_class
+
+from opencode_events import __version__
+from opencode_events.cli import settings_table
+from opencode_events.cli.background import restart, start, stop
+from opencode_events.cli.bench import bench
+from opencode_events.cli.exits import Exit
+from opencode_events.cli.publish import publish
+from opencode_events.cli.serve import check_config, run
+from opencode_events.cli.status import status
+from opencode_events.cli.tail import tail
+from opencode_events.errors import DaemonError, OpencodeEventsError, SettingError
+
+PROGRAM = "opencode-events"
+COMPLETE_VAR = "_OPENCODE_EVENTS_COMPLETE"
+
+
+class Commands(click.Group):
+    """A group whose commands end with the documented exit codes, however they are invoked."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; what it returns, if it returns something, is the exit code."""
+        try:
+            code = super().invoke(ctx)
+        except KeyboardInterrupt:
+            code = Exit.INTERRUPTED
+        except OpencodeEventsError as error:
+            click.echo(f"error: {error}", err=True)
+            code = _exit_code(error)
+        ctx.exit(code or Exit.OK)
+
+
+def _exit_code(error: OpencodeEventsError) -> int:
+    """Return what the table says of an error."""
+    if isinstance(error, SettingError):
+        return Exit.USAGE
+    return error.exit_code if isinstance(error, DaemonError) else Exit.FAILED
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name=PROGRAM)
+def main() -> None:
+    """The event stream of opencode: every subscriber gets every event, or is told; none costs more than its share."""
+
+
+@main.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the script that completes this command in a shell."""
+    cls = get_completion_class(shell)
+    assert cls is not None, "click knows all of the choices"
+    click.echo(cls(main, {}, PROGRAM, COMPLETE_VAR).source())
+
+
+for command in (
+    run,
+    start,
+    stop,
+    restart,
+    status,
+    publish,
+    tail,
+    bench,
+    check_config,
+    settings_table.command,
+):
+    main.add_command(command)

@@ -1,0 +1,249 @@
+"""What an event is: the text that was published, checked, and what subscribers can select it by.
+
+An `Event` keeps the envelope's bytes as they came (JSON white space aside) and where the payload stands in them.
+Checking is msgspec's; nothing is decoded that is not looked at. Pure: no loop, no socket, no clock but the one that
+`mint_id` is given. The shapes are opencode's: `GET /event` carries payloads, `GET /global/event` envelopes.
+"""
+
+import re
+import secrets
+import string
+import time
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+
+from opencode_events import jsontext
+from opencode_events.errors import InvalidEvent, TooLarge
+
+DISPOSED = "server.instance.disposed"
+GAP = "server.stream.gap"
+SYNC = "sync"
+# Made by every server for its own connections: a recording that is posted back must not send them again.
+NOT_TAKEN = ("server.connected", "server.heartbeat")
+NOT_TAKEN_PREFIX = "server.stream."
+
+Stream = Literal["instance", "global"]
+
+
+class Event(NamedTuple):
+    """One event: `envelope[start:end]` is its payload.
+
+    `id` and `is_sync` together are the idempotency key: upstream sends each durable event twice under one id, plain
+    and as a `sync` twin. `type` is what filters test: a twin's own type, without its version. `directory`,
+    `workspace` and `session` are None where the event has none.
+    """
+
+    envelope: bytes
+    start: int
+    end: int
+    id: str
+    type: str
+    is_sync: bool
+    directory: str | None
+    workspace: str | None
+    session: str | None
+
+    @property
+    def payload(self) -> bytes:
+        """The payload's JSON, on one line."""
+        return self.envelope[self.start : self.end]
+
+
+class Skipped(NamedTuple):
+    """A published frame that is a server's own, such as its heartbeats: counted, not taken."""
+
+    id: str | None
+
+
+class _Envelope(msgspec.Struct, gc=False):
+    payload: msgspec.Raw
+    directory: str | None = None
+    project: str | None = None
+    workspace: str | None = None
+    cursor: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+class _Properties(msgspec.Struct, gc=False):
+    sessionID: Any = None
+
+
+class _Payload(msgspec.Struct, gc=False):
+    type: str
+    id: str | msgspec.UnsetType = msgspec.UNSET
+    properties: _Properties | msgspec.UnsetType = msgspec.UNSET
+    syncEvent: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    cursor: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+class _SyncEvent(msgspec.Struct, gc=False):
+    type: str
+    seq: int
+    aggregateID: str
+    data: msgspec.Raw
+
+
+_decode_envelope = msgspec.json.Decoder(_Envelope).decode
+_decode_payload = msgspec.json.Decoder(_Payload).decode
+_decode_sync = msgspec.json.Decoder(_SyncEvent).decode
+_decode_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
+
+_Decode = Callable[[bytes], Any]
+
+_MINT = string.ascii_letters + string.digits
+_VERSION = re.compile(r"\.\d+\Z")
+_AT = re.compile(r" - at `\$\.?(.*)`\Z")
+_MISSING = re.compile(r"missing required field `(.*?)`")
+_UNPAIRED = "\N{REPLACEMENT CHARACTER}"
+
+
+def mint_id(now_s: float | None = None) -> str:
+    """Return a new event id of opencode's form: `evt_`, 12 hex digits that grow with time, 14 random characters."""
+    stamp = int((time.time() if now_s is None else now_s) * 0x1000 * 1000) & 0xFFFF_FFFF_FFFF
+    noise = int.from_bytes(secrets.token_bytes(11), "big")
+    tail = []
+    for _ in range(14):
+        noise, digit = divmod(noise, 62)
+        tail.append(_MINT[digit])
+    return f"evt_{stamp:012x}{''.join(tail)}"
+
+
+def parse_global(text: bytes, limit: int) -> Event | Skipped:
+    """Return the event that an envelope `{"directory","project","workspace","payload":{...}}` holds.
+
+    `limit` is the size in bytes that the text may have. Raises TooLarge, or InvalidEvent, which names the member.
+    """
+    read = _read(text, limit, _decode_envelope)
+    envelope: _Envelope = read.value
+    if envelope.cursor is not msgspec.UNSET:
+        return parse_global(jsontext.without_member(read.text, "cursor"), limit)
+    shadow = bytes(envelope.payload)
+    # Equal bytes are as good as the same bytes here: the slice is only read.
+    start = read.shadow.rfind(shadow)
+    payload = read.text[start : start + len(shadow)]
+    event = _event(
+        payload, _decoded(shadow, _decode_payload, "payload"), "payload.", envelope.directory, envelope.workspace
+    )
+    if isinstance(event, Skipped):
+        return event
+    if read.text is not read.shadow:
+        _refuse_unpaired(event)
+    if event.envelope is payload:
+        return event._replace(envelope=read.text, start=start, end=start + len(payload))
+    if read.shadow.count(shadow) > 1:  # now it is written to, so it must be the right one
+        start = [at.value for key, at in jsontext.members(read.text) if key == "payload"][-1]
+    whole = read.text[:start] + event.envelope + read.text[start + len(payload) :]
+    return event._replace(envelope=whole, start=start, end=start + len(event.envelope))
+
+
+def parse_instance(text: bytes, limit: int, directory: str) -> Event | Skipped:
+    """Return the event that an instance payload `{"id","type","properties"}`, published for `directory`, holds.
+
+    Limits and errors are those of `parse_global`.
+    """
+    read = _read(text, limit, _decode_payload)
+    if read.value.cursor is not msgspec.UNSET:
+        return parse_instance(jsontext.without_member(read.text, "cursor"), limit, directory)
+    event = _event(read.text, read.value, "", directory, None)
+    if isinstance(event, Skipped):
+        return event
+    if read.text is not read.shadow:
+        _refuse_unpaired(event)
+    head = b'{"directory":%s,"payload":' % msgspec.json.encode(directory)
+    whole = head + event.envelope + b"}"
+    return event._replace(envelope=whole, start=len(head), end=len(whole) - 1)
+
+
+def split_array(text: bytes) -> list[bytes]:
+    """Return the items of a JSON array, as text. Raises InvalidEvent when it is not one."""
+    try:
+        return [bytes(item) for item in _decode_items(text)]
+    except (msgspec.DecodeError, RecursionError):
+        shadow = jsontext.without_lone_surrogates(text)
+    items, at = [], 0
+    for item in map(bytes, _decoded(shadow, _decode_items, "")):
+        at = shadow.index(item, at)
+        items.append(text[at : at + len(item)])
+        at += len(item)
+    return items
+
+
+class _Read(NamedTuple):
+    """A text on one line, the text of equal length that msgspec takes (mostly the same), and what it decoded to."""
+
+    text: bytes
+    shadow: bytes
+    value: Any
+
+
+def _read(text: bytes, limit: int, decode: _Decode) -> _Read:
+    """Check one event's text whole: its size, its encoding, its JSON and the members that are looked at."""
+    if len(text) > limit:
+        raise TooLarge(f"an event of {len(text)} bytes is over max_event_bytes ({limit})", limit=limit)
+    if not text.isascii():
+        try:
+            text.decode()
+        except UnicodeDecodeError as error:
+            raise InvalidEvent(f"not UTF-8: byte {error.start} of the event") from None
+    text = shadow = text.strip(b" \t\r\n")
+    try:
+        value = decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        shadow = jsontext.without_lone_surrogates(text)
+        value = _decoded(shadow, decode, "")
+        if shadow == text:
+            shadow = text
+    if b"\n" in text or b"\r" in text:
+        same = text is shadow
+        text = jsontext.one_line(text)
+        shadow = text if same else jsontext.one_line(shadow)
+        value = decode(shadow)
+    return _Read(text, shadow, value)
+
+
+def _decoded(text: bytes, decode: _Decode, where: str) -> Any:
+    """Decode, or raise InvalidEvent naming the member, which stands below `where`."""
+    try:
+        return decode(text)
+    except msgspec.ValidationError as error:
+        sentence = str(error)
+        path = found[1] if (found := _AT.search(sentence)) else ""
+        missing = found[1] if (found := _MISSING.search(sentence)) else ""
+        field = ".".join(part for part in (where, path, missing) if part)
+        raise InvalidEvent(_AT.sub("", sentence), field=field or None) from None
+    except msgspec.DecodeError as error:
+        raise InvalidEvent(str(error), field=where or None) from None
+    except RecursionError:
+        raise InvalidEvent("nested too deeply", field=where or None) from None
+
+
+def _event(text: bytes, payload: _Payload, where: str, directory: str | None, workspace: str | None) -> Event | Skipped:
+    """Return an event whose envelope is still the bare payload: `text`, with an id appended where it had none."""
+    kind, given, session = payload.type, payload.id, None
+    if kind in NOT_TAKEN or kind.startswith(NOT_TAKEN_PREFIX):
+        return Skipped(None if given is msgspec.UNSET else given)
+    if not kind:
+        raise InvalidEvent("must not be empty", field=f"{where}type")
+    if kind == SYNC:
+        if payload.syncEvent is msgspec.UNSET:
+            raise InvalidEvent("Object missing required field `syncEvent`", field=f"{where}syncEvent")
+        sync: _SyncEvent = _decoded(bytes(payload.syncEvent), _decode_sync, f"{where}syncEvent")
+        kind, session = _VERSION.sub("", sync.type), sync.aggregateID
+    elif payload.properties is msgspec.UNSET:
+        raise InvalidEvent("Object missing required field `properties`", field=f"{where}properties")
+    if payload.properties is not msgspec.UNSET and isinstance(payload.properties.sessionID, str):
+        session = payload.properties.sessionID
+    if given is msgspec.UNSET:
+        given = mint_id()
+        text = jsontext.with_last_member(text, "id", given)
+    elif not given:
+        raise InvalidEvent("must not be empty", field=f"{where}id")
+    return Event(text, 0, len(text), given, kind, payload.type == SYNC, directory or None, workspace, session)
+
+
+def _refuse_unpaired(event: Event) -> None:
+    """Raise InvalidEvent where half a surrogate pair stands in what events are told apart by."""
+    for field, value in (("id", event.id), ("type", event.type), ("directory", event.directory or "")):
+        if _UNPAIRED in value:
+            raise InvalidEvent("must not hold half a surrogate pair", field=field)

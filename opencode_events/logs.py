@@ -1,0 +1,96 @@
+"""How the daemon's own log lines are written: structlog, a console rendering for people, JSON for programs.
+
+Lines are events (`noun.verb` and fields with units), not prose. A storm of one kind of line is thinned here, so that
+a flood of clients never becomes a flood of lines. What must never appear (payloads, tokens) is not handed to it.
+"""
+
+import io
+import logging.handlers
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, TextIO
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from opencode_events.settings import LoggingSettings
+
+ROTATE_BYTES = 10 * 1024 * 1024
+ROTATE_COUNT = 3
+
+
+class Thinner:
+    """A processor that lets `burst` lines of each name pass in a second, and counts the rest.
+
+    The first line of a name that passes again carries `suppressed`, the number of those that did not. Warnings are
+    thinned like the rest; errors always pass.
+    """
+
+    def __init__(self, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._burst = burst
+        self._clock = clock
+        self._seen: dict[str, tuple[int, int, int]] = {}  # name -> (second, passed, suppressed)
+
+    def __call__(self, logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+        """Return the line, or raise `structlog.DropEvent`."""
+        if method in ("error", "critical", "exception"):
+            return event
+        name, now = str(event["event"]), int(self._clock())
+        second, passed, suppressed = self._seen.get(name, (now, 0, 0))
+        if second != now:
+            second, passed = now, 0
+        if passed >= self._burst:
+            self._seen[name] = (second, passed, suppressed + 1)
+            raise structlog.DropEvent
+        self._seen[name] = (second, passed + 1, 0)
+        if suppressed:
+            event["suppressed"] = suppressed
+        return event
+
+
+class RotatingStream(io.TextIOBase):
+    """A text stream over a file that is rotated by size; what structlog prints to when there is a log file."""
+
+    def __init__(self, path: str) -> None:
+        self._handler = logging.handlers.RotatingFileHandler(
+            path, maxBytes=ROTATE_BYTES, backupCount=ROTATE_COUNT, encoding="utf-8"
+        )
+        self._handler.terminator = ""
+
+    def write(self, text: str) -> int:
+        """Write a whole line; the file is changed before it when it would grow over its size."""
+        self._handler.emit(logging.makeLogRecord({"msg": text}))
+        return len(text)
+
+    def flush(self) -> None:
+        """Do nothing: the handler flushes each line."""
+
+    def close(self) -> None:
+        """Close the file."""
+        self._handler.close()
+        super().close()
+
+
+def configure(settings: LoggingSettings, stream: TextIO | None = None) -> None:
+    """Set structlog up for the whole process, once, before anything logs. `stream` defaults to standard output."""
+    if settings.log_file:
+        target: Any = RotatingStream(settings.log_file)
+    else:
+        target = stream or sys.stdout
+    wants_console = settings.log_format == "console" or (settings.log_format == "auto" and target.isatty())
+    processors: list[Processor] = [
+        structlog.processors.add_log_level,
+        Thinner(settings.log_burst),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    if wants_console:
+        processors += [structlog.dev.ConsoleRenderer(colors=target.isatty())]
+    else:
+        processors += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    structlog.configure(
+        processors=processors,
+        wrapper_class=structlog.make_filtering_bound_logger(settings.log_level),
+        logger_factory=structlog.WriteLoggerFactory(file=target),
+        cache_logger_on_first_use=False,
+    )

@@ -1,0 +1,313 @@
+"""Every setting of the daemon, declared once: its default, its unit and the reason for both.
+
+The environment name (`OPENCODE_EVENTS_<NAME>`), the key of the TOML file, the flag of the command line and the
+table in the docs are all made from the field. Flags beat the environment, the environment beats the file. A part
+of the daemon receives its own dataclass, never the whole.
+"""
+
+import dataclasses
+import math
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from opencode_events.errors import SettingError
+
+ENV_PREFIX = "OPENCODE_EVENTS_"
+NOT_SETTINGS = frozenset({"config", "url"})
+"""Names below the prefix that belong to the command line: where the file is, and which daemon to talk to."""
+
+
+def setting(
+    default: Any,
+    reason: str,
+    *,
+    choices: tuple[str, ...] = (),
+    at_least: float | None = None,
+    at_most: float | None = None,
+) -> Any:
+    """Declare one setting. `reason` says what it is, in which unit, and why the default is what it is."""
+    bounds = {"choices": choices, "at_least": at_least, "at_most": at_most}
+    return dataclasses.field(default=default, metadata={"reason": reason, **bounds})
+
+
+class Checked:
+    """What every group of settings does after it was made: refuse values outside the declared bounds."""
+
+    def __post_init__(self) -> None:
+        """Raise SettingError, naming the field and the value, for the first bad one."""
+        for spec in dataclasses.fields(self):  # type: ignore[arg-type]  # every subclass is a dataclass
+            value, choices = getattr(self, spec.name), spec.metadata["choices"]
+            least, most = spec.metadata["at_least"], spec.metadata["at_most"]
+            if choices and value not in choices:
+                raise SettingError(spec.name, f"must be one of {', '.join(choices)}, not {value!r}")
+            if least is not None and value < least:
+                raise SettingError(spec.name, f"must be at least {least:g}, not {value!r}")
+            if most is not None and value > most:
+                raise SettingError(spec.name, f"must be at most {most:g}, not {value!r}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ServerSettings(Checked):
+    """Where the daemon listens, where its files are, and what it takes from a request."""
+
+    host: str = setting("127.0.0.1", "Addresses to listen on, comma-separated; `localhost` is both 127.0.0.1 and ::1.")
+    port: int = setting(
+        4097, "TCP port; 0 picks a free one. One above opencode's own 4096.", at_least=0, at_most=65_535
+    )
+    state_dir: Path = setting(
+        Path("~/.local/state/opencode-events"), "Directory of daemon.json, the lock and the event log."
+    )
+    listen_backlog: int = setting(
+        4096,
+        "Connections the kernel may hold before they are accepted: a restart brings all clients at once.",
+        at_least=1,
+    )
+    max_body_bytes: int = setting(
+        16 * 1024 * 1024,
+        "Bytes of one JSON body (object or array): it is held whole, and committed as one. NDJSON has no such limit.",
+        at_least=1,
+    )
+    max_event_bytes: int = setting(
+        4 * 1024 * 1024, "Bytes of one event's JSON. The largest of 5 087 recorded ones is 73 526.", at_least=1
+    )
+    cors_origins: str = setting(
+        "", "Further origins (scheme://host[:port]) whose pages may subscribe, comma-separated; localhost always may."
+    )
+    takeover: bool = setting(
+        True, "Take a stream's connection over from aiohttp: 3 KiB a subscriber instead of 13. False for debugging."
+    )
+    uvloop: bool = setting(True, "Run on uvloop where it is installed; False runs on asyncio's own loop.")
+    drain_s: float = setting(5.0, "Seconds that subscribers have on shutdown to read what is buffered.", at_least=0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BrokerSettings(Checked):
+    """What one subscriber, and all together, may cost; how the fan-out is cut into pieces."""
+
+    max_subscribers: int = setting(
+        10_000, "Subscribers at a time; one more gets 503. Each may cost a descriptor and its backlog.", at_least=1
+    )
+    backlog_events: int = setting(
+        10_000,
+        "Events that one subscriber may have waiting. 10 s of the fastest flood one server makes (1 300/s).",
+        at_least=1,
+    )
+    backlog_bytes: int = setting(
+        32 * 1024 * 1024,
+        "Bytes that one subscriber may have waiting. 10 000 recorded events average 10 MiB.",
+        at_least=1,
+    )
+    budget_bytes: int = setting(
+        256 * 1024 * 1024,
+        "Bytes that all backlogs and transport buffers may hold together, shared pieces counted once.",
+        at_least=1,
+    )
+    max_selections: int = setting(
+        1_000, "Different selections (stream and filters) at a time: each costs one match for every event.", at_least=1
+    )
+    segment_events: int = setting(
+        1_000, "Events joined into one write at most: what a client gets to drain between.", at_least=1
+    )
+    segment_bytes: int = setting(
+        256 * 1024,
+        "Bytes joined into one write at most, unless one event is larger: a socket buffer's worth.",
+        at_least=1,
+    )
+    flush_slice: int = setting(
+        250, "Subscribers written to in one turn of the loop: about 1.5 ms of send(2).", at_least=1
+    )
+    flush_min_s: float = setting(
+        0.002, "Seconds between two flushes under load, at least: what makes segments larger.", at_least=0
+    )
+    flush_max_s: float = setting(
+        0.050, "Seconds between two flushes, at most: the latency that batching may add.", at_least=0
+    )
+    heartbeat_s: float = setting(
+        10.0, "Seconds between heartbeats. opencode's own; its clients give up at 45.", at_least=0.01
+    )
+    close_flush_s: float = setting(
+        30.0, "Seconds that a subscriber being ended has to read what is buffered, progress or not.", at_least=0
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EventLogSettings(Checked):
+    """Where events have their place for ever."""
+
+    log_path: str = setting(
+        "", "File of the event log; empty is events.sqlite3 in the state directory; `:memory:` keeps none."
+    )
+    durability: str = setting(
+        "normal",
+        "`normal` survives a killed process, `full` (one fsync a commit) a power cut.",
+        choices=("normal", "full"),
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoggingSettings(Checked):
+    """What the daemon says of itself."""
+
+    log_level: str = setting("info", "Lowest level that is written.", choices=("debug", "info", "warning", "error"))
+    log_format: str = setting(
+        "auto",
+        "`console` for people, `json` for programs; `auto` is console on a terminal.",
+        choices=("auto", "console", "json"),
+    )
+    log_file: str = setting("", "Write to this file, rotated at 10 MiB and kept 3 times, instead of standard output.")
+    log_burst: int = setting(
+        50, "Lines of one name in a second; more are counted and told in the next line that passes.", at_least=1
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All groups. Made by `load`."""
+
+    server: ServerSettings = dataclasses.field(default_factory=ServerSettings)
+    broker: BrokerSettings = dataclasses.field(default_factory=BrokerSettings)
+    eventlog: EventLogSettings = dataclasses.field(default_factory=EventLogSettings)
+    logging: LoggingSettings = dataclasses.field(default_factory=LoggingSettings)
+
+
+GROUPS: Mapping[str, type[Any]] = {
+    "server": ServerSettings,
+    "broker": BrokerSettings,
+    "eventlog": EventLogSettings,
+    "logging": LoggingSettings,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """What is known of one setting: for flags, the environment, the file and the docs."""
+
+    group: str
+    name: str
+    type: type
+    default: Any
+    reason: str
+    choices: tuple[str, ...]
+
+    @property
+    def env(self) -> str:
+        """The environment variable that sets it."""
+        return ENV_PREFIX + self.name.upper()
+
+    @property
+    def flag(self) -> str:
+        """The long option that sets it; a truth value also has its `--no-` form."""
+        return "--" + self.name.replace("_", "-")
+
+
+def specs() -> dict[str, Spec]:
+    """Return every setting by name, in the order of declaration."""
+    found: dict[str, Spec] = {}
+    for group, cls in GROUPS.items():
+        hints = get_type_hints(cls)
+        for field in dataclasses.fields(cls):
+            found[field.name] = Spec(
+                group, field.name, hints[field.name], field.default, field.metadata["reason"], field.metadata["choices"]
+            )
+    return found
+
+
+def parse(spec: Spec, value: object, source: str) -> Any:
+    """Return `value` (text, or a TOML value) as the setting's type. Raises SettingError, naming the setting."""
+
+    def wrong(expected: str) -> SettingError:
+        return SettingError(spec.name, f"expects {expected}, not {value!r}", source=source)
+
+    if spec.type is bool:
+        if isinstance(value, str):
+            word = value.strip().lower()
+            if word in ("1", "true", "yes", "on"):
+                return True
+            if word in ("0", "false", "no", "off"):
+                return False
+        if isinstance(value, bool):
+            return value
+        raise wrong("true or false")
+    if spec.type in (int, float):
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+            raise wrong("a number")
+        try:
+            number = spec.type(value)
+            if math.isfinite(number) and (number == value or isinstance(value, str)):
+                return number
+        except (ValueError, OverflowError):  # OverflowError: infinite, or beyond what a float can hold
+            pass
+        raise wrong("a whole number" if spec.type is int else "a finite number")
+    if not isinstance(value, (str, Path)) or "\0" in str(value):
+        raise wrong("text")
+    if spec.type is not Path:
+        return str(value)
+    if not str(value):  # Path("") is the current directory: nobody means that
+        raise wrong("a path")
+    try:
+        return Path(value).expanduser()
+    except RuntimeError as error:  # `~nobody/`
+        raise SettingError(spec.name, f"{error} (in {str(value)!r})", source=source) from error
+
+
+def gather(
+    flags: Mapping[str, object] | None = None,
+    env: Mapping[str, str] | None = None,
+    file: Path | None = None,
+) -> dict[str, tuple[object, str]]:
+    """Return what was chosen, not yet looked at: the value by name, and where it came from.
+
+    `file` (TOML, a flat table) gives way to `env`, which gives way to `flags` (None means not given). What nobody
+    chose is absent. Raises SettingError when the file cannot be read.
+    """
+    chosen: dict[str, tuple[object, str]] = {}
+    for name, value in (read_file(file) if file is not None else {}).items():
+        chosen[name] = (value, str(file))
+    for key, text in (os.environ if env is None else env).items():
+        name = key.removeprefix(ENV_PREFIX).lower()
+        if key.startswith(ENV_PREFIX) and name not in NOT_SETTINGS:
+            chosen[name] = (text, key)
+    for name, flag in (flags or {}).items():
+        if flag is not None:
+            chosen[name] = (flag, "--" + name.replace("_", "-"))
+    return chosen
+
+
+def build(chosen: Mapping[str, tuple[object, str]]) -> Settings:
+    """Return the settings that `gather`'s answer makes, defaults for the rest.
+
+    Raises SettingError for a key that is not a setting and for a value of the wrong type or out of bounds; it names
+    the setting and where the value came from.
+    """
+    known = specs()
+    values: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
+    home = {"state_dir": (known["state_dir"].default, "the default")}  # the only default that has to be parsed
+    for name, (value, source) in (home | dict(chosen)).items():
+        if name not in known:
+            raise SettingError(name, "is not a setting", source=source)
+        values[known[name].group][name] = parse(known[name], value, source)
+    try:
+        return Settings(**{group: cls(**values[group]) for group, cls in GROUPS.items()})
+    except SettingError as error:
+        raise SettingError(error.name, error.reason, source=chosen.get(error.name, ("", ""))[1]) from None
+
+
+def load(
+    flags: Mapping[str, object] | None = None,
+    env: Mapping[str, str] | None = None,
+    file: Path | None = None,
+) -> Settings:
+    """Return the settings: defaults, then `file`, then `env`, then `flags`. Raises SettingError: see `build`."""
+    return build(gather(flags, env, file))
+
+
+def read_file(path: Path) -> dict[str, object]:
+    """Return the flat table of a TOML file. Raises SettingError, naming the file, when it cannot be read."""
+    try:
+        with path.open("rb") as handle:
+            return tomllib.load(handle)
+    except (OSError, ValueError) as error:  # ValueError: not TOML, or not UTF-8
+        raise SettingError("config", f"cannot be read: {error}", source=str(path)) from error

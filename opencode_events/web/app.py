@@ -1,0 +1,67 @@
+"""Which handler answers which path, and the aiohttp runner that serves them."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+
+from aiohttp import web
+
+from opencode_events.broker.broker import Broker
+from opencode_events.settings import ServerSettings
+from opencode_events.web.cors import Cors
+from opencode_events.web.operate import Operate, Statistics
+from opencode_events.web.problems import Handler, guarded, refusal
+from opencode_events.web.publish import Publish
+from opencode_events.web.subscribe import Subscribe
+
+# Seconds that an idle connection is kept; longer than the 60 s after which proxies give theirs up.
+KEEPALIVE_S = 75.0
+READ_BYTES = 64 * 1024
+
+
+def build_app(
+    settings: ServerSettings, broker: Broker, version: str, parts: Mapping[str, Statistics]
+) -> web.Application:
+    """Return the application. Unknown paths and methods get problem documents too."""
+    cors = Cors(frozenset(origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()))
+    operate = Operate(version, broker, parts)
+    routes: dict[str, dict[str, Handler]] = {
+        "/event": {
+            "GET": Subscribe("instance", broker, settings, cors),
+            "POST": Publish("instance", broker, settings),
+        },
+        "/global/event": {
+            "GET": Subscribe("global", broker, settings, cors),
+            "POST": Publish("global", broker, settings),
+        },
+        "/global/health": {"GET": operate.health},
+        "/-/healthy": {"GET": operate.healthy},
+        "/-/status": {"GET": operate.status},
+        "/-/subscribers": {"GET": operate.subscribers},
+    }
+    app = web.Application(client_max_size=settings.max_body_bytes)
+    for path, methods in routes.items():
+        for method, handler in methods.items():
+            app.router.add_route(method, path, guarded(handler, cors))
+        app.router.add_route("OPTIONS", path, guarded(cors.preflight, cors))
+        allow = ", ".join([*methods, "OPTIONS"])
+        app.router.add_route("*", path, guarded(refusal(HTTPStatus.METHOD_NOT_ALLOWED, allow=allow), cors))
+    app.router.add_route("*", "/{path:.*}", guarded(refusal(HTTPStatus.NOT_FOUND), cors))
+    return app
+
+
+def build_runner(app: web.Application) -> web.AppRunner:
+    """Return the runner that serves `app`.
+
+    A handler is cancelled when its client goes: otherwise one that waits would never end. Bodies are not
+    decompressed, so that a small one cannot become a large one. No access log: subscribers have their own lines.
+    """
+    return web.AppRunner(
+        app,
+        access_log=None,
+        handler_cancellation=True,
+        keepalive_timeout=KEEPALIVE_S,
+        auto_decompress=False,
+        read_bufsize=READ_BYTES,
+        shutdown_timeout=1.0,
+        handle_signals=False,
+    )

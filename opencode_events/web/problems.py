@@ -1,0 +1,57 @@
+"""Errors as RFC 9457 problem documents, in one place for every handler."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from http import HTTPStatus
+
+import msgspec
+import structlog
+from aiohttp import web
+
+from opencode_events.errors import Busy, LogUnavailable, RequestError
+from opencode_events.web.cors import Cors
+
+log = structlog.get_logger()
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def problem(status: int, title: str, detail: str, members: Mapping[str, object] | None = None) -> web.Response:
+    """Return a problem document. `members` are its extensions: `field`, `line`, `limit` and the like."""
+    document = {"type": "about:blank", "title": title, "status": status, "detail": detail, **(members or {})}
+    headers = {"Content-Type": "application/problem+json"}
+    return web.Response(status=status, body=msgspec.json.encode(document), headers=headers)
+
+
+def guarded(handler: Handler, cors: Cors) -> Handler:
+    """Return `handler` with its errors turned into problem documents, and its answers readable across origins."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        try:
+            response = await handler(request)
+        except RequestError as error:
+            response = problem(error.status, error.title, str(error), error.members() | error.counts)
+        except LogUnavailable as error:
+            response = problem(503, "Event log unavailable", str(error), error.counts)
+            response.headers["Retry-After"] = str(error.retry_after_s)
+        except Busy as error:
+            limit = {} if error.limit is None else {"limit": error.limit}
+            response = problem(503, "Busy", str(error), limit | error.counts)
+            response.headers["Retry-After"] = str(error.retry_after_s)
+        if not response.prepared:
+            cors.allow(request, response.headers)
+        return response
+
+    return answer
+
+
+def refusal(status: HTTPStatus, *, allow: str = "") -> Handler:
+    """Return a handler that answers `status` to whatever comes: for unknown paths and methods."""
+
+    async def refuse(request: web.Request) -> web.Response:
+        detail = f"{request.method} {request.path}: {status.description or status.phrase}"
+        response = problem(status.value, status.phrase, detail)
+        if allow:
+            response.headers["Allow"] = allow
+        return response
+
+    return refuse

@@ -1,0 +1,169 @@
+"""`POST /event` and `POST /global/event`: one object, an array (all or nothing), or a stream of NDJSON lines.
+
+The answer comes when the events are in the log. What a recording of a stream holds besides events (heartbeats and the
+like) is counted in `skipped` and not taken.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import msgspec
+import structlog
+from aiohttp import web
+
+from opencode_events import events
+from opencode_events.broker.broker import Broker
+from opencode_events.errors import OpencodeEventsError, RequestError, TooLarge, UnsupportedMedia
+from opencode_events.events import Event, Skipped, Stream
+from opencode_events.settings import ServerSettings
+from opencode_events.web.lines import LineSplitter, LineTooLong
+from opencode_events.web.query import read_directory
+
+JSON = "application/json"
+NDJSON = "application/x-ndjson"
+# Items of an array that are checked between two turns of the loop: some 2 ms.
+CHECK_AT_ONCE = 250
+# White space around an event that does not count against its limit.
+LINE_SLACK = 1024
+
+log = structlog.get_logger()
+
+
+class Receipt(msgspec.Struct):
+    """The answer: how many were taken, and the cursors of the first and the last of them."""
+
+    accepted: int = 0
+    duplicates: int = 0
+    skipped: int = 0
+    first: str | None = None
+    last: str | None = None
+
+
+class ReceiptWithIds(Receipt):
+    """The answer to an object or an array: `ids` has one for each item, null for a skipped one without."""
+
+    ids: list[str | None] = []
+
+
+class Publish:
+    """The handler of one stream."""
+
+    def __init__(self, stream: Stream, broker: Broker, settings: ServerSettings) -> None:
+        self._stream = stream
+        self._broker = broker
+        self._settings = settings
+        self._encode = msgspec.json.Encoder().encode
+
+    async def __call__(self, request: web.Request) -> web.StreamResponse:
+        """Take what is posted. Raises RequestError, LogUnavailable or Busy."""
+        try:
+            receipt = await self._take(request)
+        except RequestError as error:
+            log.warning(
+                "publish.rejected",
+                stream=self._stream,
+                status=error.status,
+                field=error.field,
+                line=error.line,
+                index=error.index,
+            )
+            raise
+        return web.Response(body=self._encode(receipt), headers={"Content-Type": JSON})
+
+    async def _take(self, request: web.Request) -> Receipt:
+        if (coding := request.headers.get("Content-Encoding", "identity")).lower() != "identity":
+            raise UnsupportedMedia(
+                f"a body coded as {coding[:40]} is not taken: send it as it is", field="Content-Encoding"
+            )
+        parse = self._parser(request)
+        if request.content_type == NDJSON:
+            return await self._take_lines(request, parse)
+        if request.content_type != JSON:
+            raise UnsupportedMedia(f"the content type must be {JSON} or {NDJSON}", field="Content-Type")
+        body = (await self._read(request)).strip(b" \t\r\n")
+        if body.startswith(b"["):
+            return await self._take_array(body, parse)
+        item = parse(body)
+        receipt = ReceiptWithIds(ids=[item.id])
+        await self._append([item], receipt)
+        return receipt
+
+    def _parser(self, request: web.Request) -> Callable[[bytes], Event | Skipped]:
+        """Return what turns one event's text into an event of this stream."""
+        limit = self._settings.max_event_bytes
+        if self._stream == "global":
+            return lambda text: events.parse_global(text, limit)
+        directory = read_directory(request)
+        return lambda text: events.parse_instance(text, limit, directory)
+
+    async def _read(self, request: web.Request) -> bytes:
+        try:
+            return await request.read()
+        except web.HTTPRequestEntityTooLarge:
+            limit = self._settings.max_body_bytes
+            raise TooLarge(f"the body is over max_body_bytes ({limit}); send it as {NDJSON}", limit=limit) from None
+
+    async def _append(self, items: Sequence[Event | Skipped], receipt: Receipt) -> None:
+        """Publish those items that are events, and add to the receipt."""
+        taken = [item for item in items if isinstance(item, Event)]
+        receipt.skipped += len(items) - len(taken)
+        if not taken:
+            return
+        appended = await self._broker.publish(taken)
+        receipt.duplicates += appended.duplicates
+        if appended.events:
+            receipt.accepted += len(appended.events)
+            receipt.first = receipt.first or self._broker.cursor(appended.first)
+            receipt.last = self._broker.cursor(appended.first + len(appended.events) - 1)
+
+    async def _take_array(self, body: bytes, parse: Callable[[bytes], Event | Skipped]) -> Receipt:
+        """Take all items, or none."""
+        items: list[Event | Skipped] = []
+        for index, text in enumerate(events.split_array(body)):
+            try:
+                items.append(parse(text))
+            except RequestError as error:
+                error.index = index
+                raise
+            if index % CHECK_AT_ONCE == CHECK_AT_ONCE - 1:
+                await asyncio.sleep(0)
+        receipt = ReceiptWithIds(ids=[item.id for item in items])
+        await self._append(items, receipt)
+        return receipt
+
+    async def _take_lines(self, request: web.Request, parse: Callable[[bytes], Event | Skipped]) -> Receipt:
+        """Take lines as they arrive. What came before a bad line is in the log and stays."""
+        receipt, taken, limit = Receipt(), 0, self._settings.max_event_bytes
+        splitter = LineSplitter(limit + LINE_SLACK)
+        try:
+            while chunk := await request.content.readany():
+                taken = await self._take_batch(splitter.feed(chunk), taken, parse, receipt)
+            await self._take_batch(splitter.finish(), taken, parse, receipt)
+        except LineTooLong as found:
+            taken = await self._take_batch(found.complete, taken, parse, receipt)
+            error = TooLarge(f"line {taken + 1} is over max_event_bytes ({limit})", limit=limit, line=taken + 1)
+            error.counts = msgspec.to_builtins(receipt)
+            raise error from None
+        except OpencodeEventsError as error:
+            error.counts = msgspec.to_builtins(receipt)
+            raise
+        return receipt
+
+    async def _take_batch(
+        self, lines: list[bytes], before: int, parse: Callable[[bytes], Event | Skipped], receipt: Receipt
+    ) -> int:
+        """Publish lines, `before` of which came earlier; return how many there were now. Raises at the first bad one,
+        after those before it are published.
+        """
+        for start in range(0, len(lines), CHECK_AT_ONCE):
+            items: list[Event | Skipped] = []
+            for number, line in enumerate(lines[start : start + CHECK_AT_ONCE], before + start + 1):
+                try:
+                    if line.strip(b" \t\r"):
+                        items.append(parse(line))
+                except RequestError as error:
+                    error.line = number
+                    await self._append(items, receipt)
+                    raise
+            await self._append(items, receipt)
+        return before + len(lines)
