@@ -1,19 +1,23 @@
 """How the daemon's own log lines are written: structlog, a console rendering for people, JSON for programs.
 
 Lines are events (`noun.verb` and fields with units), not prose. A storm of one kind of line is thinned here, so that
-a flood of clients never becomes a flood of lines. What must never appear (payloads, tokens) is not handed to it.
+a flood of clients never becomes a flood of lines. A line that cannot be written (the disk is full, the reader of the
+pipe has gone) is lost, and nothing else is. What must never appear (payloads, tokens) is not handed to it.
 """
 
+import contextlib
 import io
 import logging.handlers
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TextIO
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from opencode_events.errors import SettingError
 from opencode_events.settings import LoggingSettings
 
 ROTATE_BYTES = 10 * 1024 * 1024
@@ -49,14 +53,32 @@ class Thinner:
         return event
 
 
+class _Handler(logging.handlers.RotatingFileHandler):
+    """The library's handler, without the traceback to standard error for each line that it cannot write."""
+
+    terminator = ""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the library's name
+        """Do nothing: the line is lost."""
+
+
 class RotatingStream(io.TextIOBase):
-    """A text stream over a file that is rotated by size; what structlog prints to when there is a log file."""
+    """A text stream over a file that is rotated by size; what structlog prints to when there is a log file.
+
+    Raises SettingError when the file cannot be opened.
+    """
 
     def __init__(self, path: str) -> None:
-        self._handler = logging.handlers.RotatingFileHandler(
-            path, maxBytes=ROTATE_BYTES, backupCount=ROTATE_COUNT, encoding="utf-8"
-        )
-        self._handler.terminator = ""
+        try:
+            self._handler = _Handler(
+                Path(path).expanduser(),
+                maxBytes=ROTATE_BYTES,
+                backupCount=ROTATE_COUNT,
+                encoding="utf-8",
+                errors="backslashreplace",
+            )
+        except (OSError, RuntimeError) as error:  # RuntimeError: `~nobody/`
+            raise SettingError("log_file", f"{path!r} cannot be written: {error}") from error
 
     def write(self, text: str) -> int:
         """Write a whole line; the file is changed before it when it would grow over its size."""
@@ -72,12 +94,37 @@ class RotatingStream(io.TextIOBase):
         super().close()
 
 
+class UnfailingStream(io.TextIOBase):
+    """A text stream that writes to another one and gets over its errors."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write a line, escaped where the other's encoding cannot hold it, or lose it."""
+        with contextlib.suppress(OSError, ValueError):  # ValueError: closed
+            try:
+                self._stream.write(text)
+            except UnicodeEncodeError:
+                self._stream.write(text.encode("ascii", "backslashreplace").decode())
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, if there is somebody to flush to."""
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def isatty(self) -> bool:
+        """Ask whether the other one is a terminal."""
+        return self._stream.isatty()
+
+
 def configure(settings: LoggingSettings, stream: TextIO | None = None) -> None:
     """Set structlog up for the whole process, once, before anything logs. `stream` defaults to standard output."""
     if settings.log_file:
         target: Any = RotatingStream(settings.log_file)
     else:
-        target = stream or sys.stdout
+        target = UnfailingStream(stream or sys.stdout)
     wants_console = settings.log_format == "console" or (settings.log_format == "auto" and target.isatty())
     processors: list[Processor] = [
         structlog.processors.add_log_level,

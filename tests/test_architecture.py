@@ -25,6 +25,7 @@ PICTURE: dict[str, set[str]] = {
     "events": {"errors", "jsontext"},
     "settings": {"errors"},
     "statedir": {"errors"},
+    "sockets": {"errors", "settings"},
     "systemd": {"errors"},
     # 2: they do not know each other
     "eventlog": {"errors", "cursor", "events", "settings"},
@@ -38,7 +39,7 @@ PICTURE: dict[str, set[str]] = {
     "relay": {"errors", "jsontext", "cursor", "events", "settings", "logs", "wire", "broker"},
     # 5: the only one that knows all the parts
     "daemon": {
-        "errors", "jsontext", "cursor", "events", "settings", "statedir", "systemd",
+        "errors", "jsontext", "cursor", "events", "settings", "statedir", "sockets", "systemd",
         "eventlog", "wire", "logs", "broker", "watchdog", "web", "relay",
     },
     # 6: these use the daemon from outside, over HTTP, like any stranger; only the command line may also start it

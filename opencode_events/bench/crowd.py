@@ -22,6 +22,8 @@ from opencode_events.bench.target import Target
 ANSWER_S = 10.0
 CONNECT_S = 10.0  # for any number of subscribers; each of them adds CONNECT_EACH_S
 CONNECT_EACH_S = 0.01
+QUIET_S = 3.0
+DRAIN_S = 30.0
 LEAVE_S = 5.0
 LOOK_S = 0.0005
 SPARE_FILES = 64
@@ -98,11 +100,18 @@ class Crowd:
         """Return how many streams the daemon has ended."""
         return sum(self._counters[1::COUNTERS])
 
-    def wait_received(self, count: int, timeout_s: float) -> bool:
-        """Wait until `count` events were delivered; give up after `timeout_s` seconds, or when a stream has ended."""
-        deadline = time.monotonic() + timeout_s
-        while self.received() < count:
-            if self.ended() or time.monotonic() > deadline:
+    def wait_received(self, count: int) -> bool:
+        """Wait until `count` events were delivered; tell whether they were.
+
+        Give up after QUIET_S seconds without a delivery, after DRAIN_S seconds, or when a stream has ended.
+        """
+        moved_at = start = time.monotonic()
+        last = -1
+        while (received := self.received()) < count:
+            now = time.monotonic()
+            if received != last:
+                last, moved_at = received, now
+            if self.ended() or now - moved_at > QUIET_S or now - start > DRAIN_S:
                 return False
             time.sleep(LOOK_S)
         return True

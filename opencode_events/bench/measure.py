@@ -17,7 +17,6 @@ from opencode_events.bench.readers import Findings
 from opencode_events.bench.sequence import Faults, judge
 from opencode_events.bench.target import Target
 
-DRAIN_S = 15.0
 AFTERMATH_S = 0.05  # for what comes after the last event that is due: it can only be a duplicate
 LOOK_S = 0.1
 REST_S = 0.3
@@ -130,12 +129,12 @@ def measure(
     """Measure `publisher` before the `subscribers` of `crowd`, who were connected before its first event."""
     gate = Gate(crowd, subscribers, lab.options.window, lab.process)
     publisher.run(warm_up_s, gate)
-    crowd.wait_received(publisher.maker.made * subscribers, DRAIN_S)
+    crowd.wait_received(publisher.maker.made * subscribers)
     crowd.forget_latencies()
     received, rss_before = crowd.received(), lab.process.rss_bytes()
     cpu_before, start = lab.process.cpu_s(), time.monotonic()
     published = publisher.run(seconds, gate)
-    crowd.wait_received(publisher.maker.made * subscribers, DRAIN_S)
+    crowd.wait_received(publisher.maker.made * subscribers)
     wall_s, cpu_after = time.monotonic() - start, lab.process.cpu_s()
     deliveries = crowd.received() - received
     time.sleep(AFTERMATH_S)

@@ -2,14 +2,14 @@
 
 One array is published at a time, and the next when all have received it, so each flush holds the same events. In
 turns with them go arrays for a directory that nobody hears: what those cost is publishing. The turns are short
-against the drift of a machine, and long against the 10 ms in which the kernel tells CPU time.
+against the drift of a machine, and long against the ticks of 10 ms in which some kernels tell CPU time.
 """
 
 import time
 from dataclasses import dataclass
 
 from opencode_events.bench.crowd import Crowd
-from opencode_events.bench.measure import AFTERMATH_S, DRAIN_S, Lab
+from opencode_events.bench.measure import AFTERMATH_S, Lab
 from opencode_events.bench.payload import EventMaker
 from opencode_events.bench.procfs import Process
 from opencode_events.bench.publishers import Pipelined
@@ -114,7 +114,7 @@ def take_turn(process: Process, tally: Tally, crowd: Crowd, publisher: Pipelined
     while True:
         publisher.exchange()
         tally.arrays += 1
-        is_received = crowd.wait_received(publisher.maker.made * count, DRAIN_S)
+        is_received = crowd.wait_received(publisher.maker.made * count)
         if not is_received or time.monotonic() >= deadline:
             break
     after = process.cpu_s()

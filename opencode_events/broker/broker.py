@@ -9,21 +9,21 @@ stands; as both happen on one loop, every event is either before that head or in
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import structlog
 
-from opencode_events import wire
 from opencode_events.broker.budget import Budget
-from opencode_events.broker.feed import Feed
+from opencode_events.broker.connection import Terms
+from opencode_events.broker.feeds import Feeds
 from opencode_events.broker.flusher import Flusher
 from opencode_events.broker.lifecycle import Reason, State
 from opencode_events.broker.selection import Selection
-from opencode_events.broker.subscriber import Subscriber, Terms
+from opencode_events.broker.subscriber import Subscriber
 from opencode_events.cursor import Cursor
 from opencode_events.errors import Busy, LogUnavailable
 from opencode_events.eventlog.base import Appended, EventLog
-from opencode_events.events import DISPOSED, Event
+from opencode_events.events import Event
 from opencode_events.settings import BrokerSettings
 
 log = structlog.get_logger()
@@ -48,11 +48,7 @@ class Broker:
         self._loop = loop
         self._looked_at = eventlog.head
         self._flusher = Flusher(settings, loop, lambda: self._looked_at)
-        self._segment_events = min(settings.segment_events, settings.backlog_events)
-        self._feeds: dict[Selection, Feed] = {}
-        # How an event finds its feeds: the global ones, by format, and those of each directory.
-        self._global: dict[wire.Format, list[Feed]] = {"sse": [], "ndjson": []}
-        self._instances: dict[str, dict[wire.Format, list[Feed]]] = {}
+        self._feeds = Feeds(settings, self._flusher)
         self._is_committing = False
         self._waiting: list[_Waiting] = []
         self._handed_over = asyncio.Event()
@@ -147,36 +143,7 @@ class Broker:
         for position, event in enumerate(appended.events, appended.first):
             cursor = b"%b-%d" % (epoch, position)
             self._looked_at = position
-            for form, feeds in self._global.items():
-                self._gather(feeds, wire.ENCODERS["global", form], cursor, event, position)
-            if event.directory in self._instances and not event.is_sync and event.directory != "global":
-                for form, feeds in self._instances[event.directory].items():
-                    self._gather(feeds, wire.ENCODERS["instance", form], cursor, event, position)
-                if event.type == DISPOSED:
-                    self._retire(event.directory, position)
-
-    def _gather(
-        self, feeds: list[Feed], encode: Callable[[bytes, Event], bytes], cursor: bytes, event: Event, position: int
-    ) -> None:
-        """Append an event to those of `feeds` that want it; all of them have one encoding."""
-        frame = b""
-        for feed in feeds:
-            if feed.matches is not None and not feed.matches(event):
-                continue
-            frame = frame or encode(cursor, event)
-            events, size = feed.waiting
-            if events >= self._segment_events or (events and size + len(frame) > self.settings.segment_bytes):
-                self._flusher.seal(feed, position - 1)
-            feed.append(frame)
-            self._flusher.want(feed)
-
-    def _retire(self, directory: str, position: int) -> None:
-        """End the instance streams of `directory`, as upstream does: its disposal is their last event."""
-        for feeds in self._instances.pop(directory).values():
-            for feed in feeds:
-                self._flusher.seal(feed, position, ends=True)
-                self._flusher.want(feed)
-                del self._feeds[feed.selection]
+            self._feeds.gather(event, position, cursor)
 
     # --- subscribe
 
@@ -187,7 +154,7 @@ class Broker:
         if len(self.subscribers) >= self.settings.max_subscribers:
             limit = self.settings.max_subscribers
             raise Busy(f"max_subscribers ({limit}) are subscribed", retry_after_s=5, limit=limit)
-        feed = self._feeds.get(selection) or self._open_feed(selection)
+        feed = self._feeds.find(selection)
         self._numbers += 1
         subscriber = Subscriber(self._numbers, self, feed, terms, self._looked_at)
         self.subscribers[subscriber.id] = subscriber
@@ -195,43 +162,15 @@ class Broker:
         log.info("subscriber.opened", subscriber=subscriber.id, peer=terms.peer, stream=selection.stream)
         return subscriber
 
-    def _open_feed(self, selection: Selection) -> Feed:
-        if len(self._feeds) >= self.settings.max_selections:
-            limit = self.settings.max_selections
-            raise Busy(
-                f"max_selections ({limit}) are in use: subscribe with a common one", retry_after_s=5, limit=limit
-            )
-        feed = self._feeds[selection] = Feed(selection)
-        self._siblings(selection).append(feed)
-        return feed
-
-    def _siblings(self, selection: Selection) -> list[Feed]:
-        """Return the feeds that are found, and encoded, together with one of `selection`."""
-        if selection.directory is None:
-            return self._global[selection.form]
-        return self._instances.setdefault(selection.directory, {"sse": [], "ndjson": []})[selection.form]
-
-    def _leave_feed(self, subscriber: Subscriber) -> None:
-        """Give a subscriber nothing more; a feed ends with its last member."""
-        feed = subscriber.feed
-        feed.leave(subscriber)
-        if len(feed) or self._feeds.get(feed.selection) is not feed:
-            return
-        del self._feeds[feed.selection]
-        self._siblings(feed.selection).remove(feed)
-        directory = feed.selection.directory
-        if directory is not None and not any(self._instances[directory].values()):
-            del self._instances[directory]
-
     # --- what handles tell
 
     def closing(self, subscriber: Subscriber) -> None:
         """See `subscriber.Owner`."""
-        self._leave_feed(subscriber)
+        self._feeds.leave(subscriber)
 
     def closed(self, subscriber: Subscriber) -> None:
         """See `subscriber.Owner`."""
-        self._leave_feed(subscriber)
+        self._feeds.leave(subscriber)
         self.subscribers.pop(subscriber.id, None)
         if not self.subscribers:
             self._emptied.set()
@@ -267,15 +206,7 @@ class Broker:
     async def _heartbeats(self) -> None:
         while True:
             await asyncio.sleep(self.settings.heartbeat_s)
-            self.heartbeat()
-
-    def heartbeat(self) -> None:
-        """Give every feed a heartbeat, in its order, with the last position that it has looked at."""
-        for feed in self._feeds.values():
-            selection = feed.selection
-            cursor = self.cursor(self._looked_at)
-            feed.append(wire.control(selection.stream, selection.form, wire.HEARTBEAT, cursor=cursor), is_event=False)
-            self._flusher.want(feed)
+            self._feeds.heartbeat(self.head)
 
     async def drain(self, wait_s: float) -> None:
         """End every subscription: what is buffered has `wait_s` seconds to be read, then connections are reset.

@@ -48,17 +48,16 @@ class Feed:
     """A selection's subscribers, and the frames gathered for them since the last flush.
 
     Whoever joins while frames are waiting gets those that come after it, and none before: it is a newcomer until
-    the next seal, which makes a shorter segment for it.
+    the next seal, which makes a shorter segment for it. `events` and `bytes` are what is gathered.
     """
 
     __slots__ = (
-        "_bytes",
-        "_events",
         "_frames",
         "_members",
         "_newcomers",
         "_snapshot",
-        "is_retired",
+        "bytes",
+        "events",
         "matches",
         "selection",
     )
@@ -66,26 +65,20 @@ class Feed:
     def __init__(self, selection: Selection) -> None:
         self.selection = selection
         self.matches: Callable[..., bool] | None = selection.matcher()
-        self.is_retired = False
         self._members: dict[Subscriber, None] = {}
         self._snapshot: tuple[Subscriber, ...] | None = ()
         self._newcomers: dict[Subscriber, tuple[int, int]] = {}  # -> how many frames, and events, it came after
         self._frames: list[bytes] = []
-        self._events = 0
-        self._bytes = 0
+        self.events = 0
+        self.bytes = 0
 
     def __len__(self) -> int:
         return len(self._members) + len(self._newcomers)
 
-    @property
-    def waiting(self) -> tuple[int, int]:
-        """How many events, and bytes, are gathered."""
-        return self._events, self._bytes
-
     def join(self, subscriber: "Subscriber") -> None:
         """Give `subscriber` everything that is appended from now on."""
         if self._frames:
-            self._newcomers[subscriber] = (len(self._frames), self._events)
+            self._newcomers[subscriber] = (len(self._frames), self.events)
         else:
             self._members[subscriber] = None
             self._snapshot = None
@@ -100,15 +93,15 @@ class Feed:
     def append(self, frame: bytes, *, is_event: bool = True) -> None:
         """Gather one frame."""
         self._frames.append(frame)
-        self._bytes += len(frame)
-        self._events += is_event
+        self.bytes += len(frame)
+        self.events += is_event
 
     def seal(self, last: int, *, ends: bool = False) -> Iterator[Sealed]:
         """Join what was gathered; yield it with those who shall get it. `last` is the last position looked at."""
-        frames, events = self._frames, self._events
+        frames, events = self._frames, self.events
         if not frames:
             return
-        self._frames, self._events, self._bytes = [], 0, 0
+        self._frames, self.events, self.bytes = [], 0, 0
         if self._members:
             if self._snapshot is None:
                 self._snapshot = tuple(self._members)

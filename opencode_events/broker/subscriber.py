@@ -7,37 +7,19 @@ for anything and owns no task: pause, resume and loss are told to it by its conn
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from opencode_events import wire
 from opencode_events.broker.backlog import Backlog
 from opencode_events.broker.budget import Budget
+from opencode_events.broker.connection import Connection, Terms
 from opencode_events.broker.feed import Feed, Segment
 from opencode_events.broker.lifecycle import TOLD, TRANSITIONS, Reason, Signal, State
 from opencode_events.settings import BrokerSettings
 
-End = Literal["clean", "abort"]
-
 # The most that a connection is given at a time. On asyncio of Python 3.11 the transport copies what it cannot send,
 # so this bounds what one stalled subscriber costs beyond the transport's own high-water mark.
 WRITE_BYTES = 64 * 1024
-
-
-class Connection(Protocol):
-    """What a handle needs of its connection. It tells the handle of `pause`, `resume` and `lost` in return."""
-
-    def write(self, data: bytes | memoryview) -> None:
-        """Take bytes, without waiting. May call the handle's `pause` before it returns."""
-
-    def buffered(self) -> int:
-        """Return how many bytes are taken and not yet in the kernel."""
-
-    def close(self) -> None:
-        """Send what was taken, then end the connection. Returns at once; the handle's `lost` follows."""
-
-    def reset(self) -> None:
-        """End the connection now, with what was taken and the kernel's memory. The handle's `lost` follows."""
 
 
 class Owner(Protocol):
@@ -63,15 +45,6 @@ class Owner(Protocol):
 
     def over_budget(self) -> None:
         """More is held than the budget allows."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
-    """How one subscription is served: who it is, how its bytes are framed, how it wants to be ended."""
-
-    peer: str
-    end: End
-    is_chunked: bool
 
 
 class Subscriber:

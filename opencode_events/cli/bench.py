@@ -17,6 +17,7 @@ from opencode_events.bench.target import Target
 from opencode_events.cli import client
 from opencode_events.cli.exits import Exit
 from opencode_events.cli.options import setting_options, url_option
+from opencode_events.errors import DaemonError
 
 QUICK_S = 0.3
 QUICK_WARM_UP_S = 0.1
@@ -79,7 +80,11 @@ def bench(
     if cpus:
         keep_on(cpus)
     target = Target.parse(address, headers)
-    lab = Lab(target=target, process=Process(target.ask_pid() if pid is None else pid), options=options)
+    try:
+        told_pid = target.ask_pid()
+    except BenchError as error:
+        raise DaemonError(str(error), exit_code=Exit.NOT_RUNNING) from error
+    lab = Lab(target=target, process=Process(told_pid if pid is None else pid), options=options)
     rows: list[Row] = []
     try:
         for name in scenarios or SCENARIOS:

@@ -63,7 +63,7 @@ def describe(status: int, phrase: str, text: str, source_line: Callable[[int], i
     """Say in one line what a refusal's body says: where, what, and what was done before it."""
     try:
         problem = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         problem = None
     if not isinstance(problem, dict) or not isinstance(detail := problem.get("detail"), str):
         return f"HTTP {status} {phrase}".rstrip()

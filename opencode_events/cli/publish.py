@@ -51,7 +51,7 @@ def publish(
     if kind is not None:
         if file is not None:
             raise click.UsageError("a FILE and --type exclude each other")
-        answer = asyncio.run(_post_one(target, directory, _event(kind, properties)))
+        answer = asyncio.run(_post_one(target, directory, _event(kind, properties or "{}")))
     elif properties is not None:
         raise click.UsageError("--properties belongs to --type")
     else:
@@ -61,15 +61,15 @@ def publish(
     click.echo(json.dumps(answer) if as_json else _told(answer))
 
 
-def _event(kind: str, properties: str | None) -> dict[str, Any]:
-    """Return the payload of one event. Raises UsageError when the properties are not a JSON object."""
+def _event(kind: str, properties: str) -> bytes:
+    """Return the payload of one event, the properties as they were typed. Raises UsageError if they are no object."""
     try:
-        value = json.loads(properties or "{}")
-    except ValueError as error:
+        value = json.loads(properties)
+    except (ValueError, RecursionError) as error:
         raise click.UsageError(f"--properties is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise click.UsageError("--properties must be a JSON object")
-    return {"type": kind, "properties": value}
+    return f'{{"type":{json.dumps(kind)},"properties":{properties}}}'.encode(errors="surrogateescape")
 
 
 def _told(answer: dict[str, Any]) -> str:
@@ -81,10 +81,10 @@ def _told(answer: dict[str, Any]) -> str:
     return f"{counts}: {answer['first']} to {answer['last']}" if answer.get("last") else counts
 
 
-async def _post_one(url: str, directory: str | None, payload: dict[str, Any]) -> dict[str, Any]:
+async def _post_one(url: str, directory: str | None, payload: bytes) -> dict[str, Any]:
     """Publish one event and return the daemon's answer."""
-    body = payload if directory is not None else {"payload": payload}
-    return await _post(url, directory, json.dumps(body).encode(), "application/json", Recording())
+    body = payload if directory is not None else b'{"payload":%s}' % payload
+    return await _post(url, directory, body, "application/json", Recording())
 
 
 async def _post_recording(url: str, directory: str | None, file: BinaryIO) -> dict[str, Any]:
@@ -124,7 +124,7 @@ async def _post(
             answer = await response.json(content_type=None)
     except aiohttp.ClientConnectorError as error:
         raise client.unreachable(url, error) from error
-    except (aiohttp.ClientError, ValueError) as error:
+    except (aiohttp.ClientError, ValueError, RecursionError) as error:
         if isinstance(error, aiohttp.InvalidURL):
             raise client.unreachable(url, error) from error
         raise client.Refused(f"the connection to {url} broke before the answer: {error}") from error

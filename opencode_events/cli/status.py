@@ -47,7 +47,7 @@ async def _fetch(url: str) -> str:
         raise client.unreachable(url, error) from error
     try:
         is_object = isinstance(json.loads(text), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         is_object = False
     if not is_object:
         raise client.Refused(f"{url}/-/status is not a daemon's status")
@@ -62,11 +62,11 @@ def _rows(path: str, value: object) -> Iterator[tuple[str, str]]:
     elif isinstance(value, list):
         yield path, ", ".join(_shown(item) for item in value) or "none"
     else:
-        yield path, _shown(value)
+        yield path, str(value) if path == "pid" else _shown(value)
 
 
 def _shown(value: object) -> str:
-    """Return one leaf as a person reads it: numbers with groups of three digits, truth in words."""
+    """Return one leaf as a person reads it: large numbers with groups of three digits, truth in words."""
     match value:
         case None:
             return "none"
@@ -75,7 +75,7 @@ def _shown(value: object) -> str:
         case int():
             return f"{value:,}".replace(",", " ")
         case float():
-            return f"{value:,.3f}".replace(",", " ")
+            return f"{value:.6g}"
         case str():
             return value
         case _:

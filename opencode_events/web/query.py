@@ -8,8 +8,8 @@ from urllib.parse import unquote
 from aiohttp import web
 from multidict import MultiMapping
 
+from opencode_events.broker.connection import End
 from opencode_events.broker.selection import Selection
-from opencode_events.broker.subscriber import End
 from opencode_events.errors import InvalidFilter
 from opencode_events.events import Stream
 from opencode_events.wire import CONTENT_TYPES, Format

@@ -8,8 +8,9 @@ from aiohttp_sse import EventSourceResponse
 
 from opencode_events import wire
 from opencode_events.broker.broker import Broker
+from opencode_events.broker.connection import Terms
 from opencode_events.broker.lifecycle import Reason
-from opencode_events.broker.subscriber import Subscriber, Terms
+from opencode_events.broker.subscriber import Subscriber
 from opencode_events.cursor import parse
 from opencode_events.events import Stream
 from opencode_events.settings import ServerSettings

@@ -81,7 +81,9 @@ class FakeDaemon:
                 body += await request.content.readline()
         query = list(request.query.items())
         self.asked.append(Asked(request.method, request.path, query, dict(request.headers), body))
-        response = web.StreamResponse(status=answer.status, headers={"Content-Type": answer.kind} | dict(answer.headers))
+        response = web.StreamResponse(
+            status=answer.status, headers={"Content-Type": answer.kind} | dict(answer.headers)
+        )
         await response.prepare(request)
         for piece in answer.pieces:
             await response.write(piece)

@@ -52,7 +52,14 @@ def test_a_last_line_without_its_end_is_an_event() -> None:
 
 @pytest.mark.parametrize(
     ("rest", "is_cut"),
-    [(b'data: {"payl', True), (b"dat", True), (b"data:", True), (b'data: "\xc3', True), (b"id: 3", False), (b"", False)],
+    [
+        (b'data: {"payl', True),
+        (b"dat", True),
+        (b"data:", True),
+        (b'data: "\xc3', True),
+        (b"id: 3", False),
+        (b"", False),
+    ],
     ids=["in the data", "in the name", "before the data", "in a character", "in an id", "nowhere"],
 )
 def test_a_recording_cut_in_an_event_leaves_it_out_and_says_so(rest: bytes, is_cut: bool) -> None:

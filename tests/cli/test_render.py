@@ -39,7 +39,12 @@ def test_a_sync_twin_shows_its_own_type_and_data() -> None:
             "payload": {
                 "type": "sync",
                 "id": "evt_1",
-                "syncEvent": {"type": "session.updated.1", "seq": 1, "aggregateID": "ses_1", "data": {"sessionID": "ses_1"}},
+                "syncEvent": {
+                    "type": "session.updated.1",
+                    "seq": 1,
+                    "aggregateID": "ses_1",
+                    "data": {"sessionID": "ses_1"},
+                },
             },
         }
     )
@@ -64,7 +69,17 @@ def test_control_frames_are_told_from_events(kind: str, is_control: bool) -> Non
 
 @pytest.mark.parametrize(
     "data",
-    ["", "{", "[]", "1", "null", '{"payload":1}', '{"payload":{"type":1,"properties":[]}}', "[" * 100_000, '{"type":"sync"}'],
+    [
+        "",
+        "{",
+        "[]",
+        "1",
+        "null",
+        '{"payload":1}',
+        '{"payload":{"type":1,"properties":[]}}',
+        "[" * 100_000,
+        '{"type":"sync"}',
+    ],
     ids=["empty", "cut", "a list", "a number", "null", "payload", "type", "deep", "no syncEvent"],
 )
 def test_what_is_no_event_is_shown_all_the_same(data: str) -> None:
@@ -79,9 +94,7 @@ def test_escape_sequences_are_shown_and_not_sent() -> None:
         }
     )
 
-    assert shown(data) == (
-        r'03:04:05 \x1b]0;title\x07 a\nb\x9b31m \r\ud800 {"text":"\u202e\x7f\x9d"}'
-    )
+    assert shown(data) == (r'03:04:05 \x1b]0;title\x07 a\nb\x9b31m \r\ud800 {"text":"\u202e\x7f\x9d"}')
 
 
 @given(st.dictionaries(st.text(), st.text()), st.text(), st.text(), st.integers(1, 200))

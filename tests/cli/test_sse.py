@@ -49,7 +49,17 @@ def test_data_is_what_the_rules_say(text: bytes, data: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    [b"", b"\n\n\n", b": ping\n\n", b"event: x\n\n", b"id: 5\n\n", b"data: x\n", b"data: x", b"Data: x\n\n", b" data: x\n\n"],
+    [
+        b"",
+        b"\n\n\n",
+        b": ping\n\n",
+        b"event: x\n\n",
+        b"id: 5\n\n",
+        b"data: x\n",
+        b"data: x",
+        b"Data: x\n\n",
+        b" data: x\n\n",
+    ],
     ids=["nothing", "blank lines", "a comment", "no data", "only an id", "not ended", "cut", "a capital", "a space"],
 )
 def test_nothing_is_dispatched(text: bytes) -> None:
@@ -95,7 +105,9 @@ def test_retry_is_digits_only(value: bytes, retry_s: float | None) -> None:
 
 lines = st.lists(
     st.one_of(
-        st.sampled_from([b"", b":", b"data", b"data:", b"id: 7", b"id: \0", b"retry: 12", b"event: e", b"\xef\xbb\xbf"]),
+        st.sampled_from(
+            [b"", b":", b"data", b"data:", b"id: 7", b"id: \0", b"retry: 12", b"event: e", b"\xef\xbb\xbf"]
+        ),
         st.binary(max_size=8).map(lambda value: b"data: " + value),
         st.binary(max_size=6),
     ),

@@ -1,0 +1,31 @@
+"""The seam between a handle and what it writes to: a transport of any kind, or ten lines of a fake."""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+End = Literal["clean", "abort"]
+
+
+class Connection(Protocol):
+    """What a handle needs of its connection. It tells the handle of `pause`, `resume` and `lost` in return."""
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Take bytes, without waiting. May call the handle's `pause` before it returns."""
+
+    def buffered(self) -> int:
+        """Return how many bytes are taken and not yet in the kernel."""
+
+    def close(self) -> None:
+        """Send what was taken, then end the connection. Returns at once; the handle's `lost` follows."""
+
+    def reset(self) -> None:
+        """End the connection now, with what was taken and the kernel's memory. The handle's `lost` follows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """How one subscription is served: who it is, how it wants to be ended, whether its bytes come in HTTP's chunks."""
+
+    peer: str
+    end: End
+    is_chunked: bool

@@ -1,0 +1,108 @@
+"""All feeds: how an event finds those that want it, and how a selection finds its feed. Knows no subscriber's state."""
+
+from collections.abc import Callable, Iterator
+
+from opencode_events import wire
+from opencode_events.broker.feed import Feed
+from opencode_events.broker.flusher import Flusher
+from opencode_events.broker.selection import Selection
+from opencode_events.broker.subscriber import Subscriber
+from opencode_events.errors import Busy
+from opencode_events.events import DISPOSED, Event
+from opencode_events.settings import BrokerSettings
+
+# opencode's name for what belongs to no instance: no instance stream carries it.
+NO_INSTANCE = "global"
+
+# Feeds that are found, and encoded, together.
+_Siblings = dict[wire.Format, list[Feed]]
+
+
+class Feeds:
+    """The feeds that have subscribers. Fills them with events, and tells `flusher` which have something to flush."""
+
+    def __init__(self, settings: BrokerSettings, flusher: Flusher) -> None:
+        self._settings = settings
+        self._flusher = flusher
+        # A backlog takes a segment whole or not at all, so one may hold no more events than a backlog.
+        self._segment_events = min(settings.segment_events, settings.backlog_events)
+        self._by_selection: dict[Selection, Feed] = {}
+        self._global: _Siblings = {"sse": [], "ndjson": []}
+        self._instances: dict[str, _Siblings] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_selection)
+
+    def __iter__(self) -> Iterator[Feed]:
+        return iter(self._by_selection.values())
+
+    def find(self, selection: Selection) -> Feed:
+        """Return the feed of `selection`, a new one if there is none. Raises Busy when there are too many."""
+        feed = self._by_selection.get(selection)
+        if feed is None:
+            limit = self._settings.max_selections
+            if len(self) >= limit:
+                detail = f"max_selections ({limit}) are in use: subscribe with a common one"
+                raise Busy(detail, retry_after_s=5, limit=limit)
+            feed = self._by_selection[selection] = Feed(selection)
+            self._siblings(selection).append(feed)
+        return feed
+
+    def leave(self, subscriber: Subscriber) -> None:
+        """Give a subscriber nothing more; its feed ends with its last member. Leaving twice is fine."""
+        feed, selection = subscriber.feed, subscriber.feed.selection
+        feed.leave(subscriber)
+        if len(feed) or self._by_selection.get(selection) is not feed:
+            return
+        del self._by_selection[selection]
+        self._siblings(selection).remove(feed)
+        if selection.directory is not None and not any(self._instances[selection.directory].values()):
+            del self._instances[selection.directory]
+
+    def gather(self, event: Event, position: int, cursor: bytes) -> None:
+        """Append an event to every feed that wants it: to the global ones and, for what it is one, its instance's."""
+        for form, feeds in self._global.items():
+            self._append(feeds, wire.ENCODERS["global", form], cursor, event, position)
+        directory = event.directory
+        if directory is None or directory == NO_INSTANCE or directory not in self._instances or event.is_sync:
+            return
+        for form, feeds in self._instances[directory].items():
+            self._append(feeds, wire.ENCODERS["instance", form], cursor, event, position)
+        if event.type == DISPOSED:
+            self._end(directory, position)
+
+    def heartbeat(self, cursor: str) -> None:
+        """Append a heartbeat to every feed, in its order."""
+        for feed in self:
+            stream, form = feed.selection.stream, feed.selection.form
+            feed.append(wire.control(stream, form, wire.HEARTBEAT, cursor=cursor), is_event=False)
+            self._flusher.want(feed)
+
+    def _siblings(self, selection: Selection) -> list[Feed]:
+        if selection.directory is None:
+            return self._global[selection.form]
+        return self._instances.setdefault(selection.directory, {"sse": [], "ndjson": []})[selection.form]
+
+    def _append(
+        self, feeds: list[Feed], encode: Callable[[bytes, Event], bytes], cursor: bytes, event: Event, position: int
+    ) -> None:
+        """Append an event to those of `feeds` that want it. All of them have one encoding, made for the first."""
+        frame = b""
+        for feed in feeds:
+            if feed.matches is not None and not feed.matches(event):
+                continue
+            frame = frame or encode(cursor, event)
+            if feed.events >= self._segment_events or (
+                feed.events and feed.bytes + len(frame) > self._settings.segment_bytes
+            ):
+                self._flusher.seal(feed, position - 1)
+            feed.append(frame)
+            self._flusher.want(feed)
+
+    def _end(self, directory: str, position: int) -> None:
+        """End the streams of an instance, as upstream does: its disposal is their last event."""
+        for feeds in self._instances.pop(directory).values():
+            for feed in feeds:
+                self._flusher.seal(feed, position, ends=True)
+                self._flusher.want(feed)
+                del self._by_selection[feed.selection]

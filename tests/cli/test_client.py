@@ -1,0 +1,72 @@
+"""Which daemon a command talks to, and a refusal in one line."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from opencode_events.cli import client
+from opencode_events.errors import SettingError
+from opencode_events.statedir import StateDir
+
+
+def test_a_url_that_was_given_is_taken_without_its_slash() -> None:
+    assert client.find_url("http://127.0.0.1:5/", None, None) == "http://127.0.0.1:5"
+
+
+def test_else_the_daemon_of_the_state_directory_is_asked(state_dir: Path) -> None:
+    with StateDir(state_dir) as state:
+        state.announce("http://127.0.0.1:6", "1")
+
+        assert client.find_url(None, None, None) == "http://127.0.0.1:6"
+        assert client.find_url(None, None, str(state_dir / "other")) is None
+
+
+def test_without_a_daemon_there_is_no_url(state_dir: Path) -> None:
+    assert client.find_url(None, None, None) is None
+    assert not state_dir.exists(), "looking makes no directory"
+
+
+def test_the_file_may_name_the_state_directory(
+    monkeypatch: pytest.MonkeyPatch, state_dir: Path, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("OPENCODE_EVENTS_STATE_DIR")
+    config = tmp_path / "c.toml"
+    config.write_text(f"state_dir = {json.dumps(str(state_dir))}\nport = 'spoiled'\n")
+    with StateDir(state_dir) as state:
+        state.announce("http://127.0.0.1:6", "1")
+
+        assert client.find_url(None, config, None) == "http://127.0.0.1:6"
+
+
+def test_a_bad_state_directory_is_a_setting_error() -> None:
+    with pytest.raises(SettingError, match=r"state_dir \(--state-dir\)"):
+        client.find_url(None, None, "")
+
+
+@pytest.mark.parametrize(
+    ("document", "says"),
+    [
+        ({"detail": "too large"}, "too large"),
+        ({"detail": "Expected `str`", "line": 17, "field": "payload.type"}, "line 17: payload.type: Expected `str`"),
+        ({"detail": "bad", "index": 0, "field": "type"}, "item 0: type: bad"),
+        (
+            {"detail": "bad", "line": 2, "accepted": 1, "duplicates": 0, "skipped": 3, "first": "a", "last": "a"},
+            "line 2: bad (before that: 1 accepted, 0 duplicates, 3 skipped)",
+        ),
+        ({"detail": 1}, "HTTP 400 Bad Request"),
+        ([], "HTTP 400 Bad Request"),
+    ],
+    ids=["detail", "line and field", "item", "counts", "wrong type", "no object"],
+)
+def test_a_problem_is_told_in_one_line(document: object, says: str) -> None:
+    assert client.describe(400, "Bad Request", json.dumps(document)) == says
+
+
+@pytest.mark.parametrize("text", ["", "<html>", "[" * 100_000], ids=["empty", "html", "deep"])
+def test_an_answer_without_a_problem_is_told_by_its_status(text: str) -> None:
+    assert client.describe(502, "Bad Gateway", text) == "HTTP 502 Bad Gateway"
+
+
+def test_a_line_is_turned_into_the_files() -> None:
+    assert client.describe(400, "", '{"detail":"x","line":2}', lambda line: line * 10) == "line 20: x"

@@ -1,0 +1,133 @@
+"""What `tail` asks for, prints, and how it ends."""
+
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from opencode_events.cli.main import main
+from tests.cli.fakedaemon import Answer, FakeDaemon, problem, sse
+
+CONNECTED = b'retry: 1000\nid: 1-0\ndata: {"payload":{"type":"server.connected","properties":{}}}\n\n'
+STREAM = Answer(pieces=(CONNECTED, sse(1) + sse(2), sse(3)), stays_open=True)
+
+
+def test_lines_for_a_person_have_no_colours_in_a_pipe(runner: CliRunner) -> None:
+    with FakeDaemon(STREAM) as daemon:
+        result = runner.invoke(main, ["tail", "--url", daemon.url, "--count", "2"])
+
+    assert [line.split(" ", 1)[1] for line in result.output.splitlines()] == [
+        "-            server.connected {}",
+        '-            t {"n":1}',
+        '-            t {"n":2}',
+    ]
+    assert result.exit_code == 0
+
+
+def test_colours_can_be_asked_for(runner: CliRunner) -> None:
+    with FakeDaemon(STREAM) as daemon:
+        result = runner.invoke(main, ["tail", "--url", daemon.url, "--count", "1", "--color"], color=True)
+
+    assert "\x1b[" in result.output
+
+
+def test_json_is_the_data_as_it_came_without_control_frames(runner: CliRunner) -> None:
+    with FakeDaemon(STREAM) as daemon:
+        result = runner.invoke(main, ["tail", "--url", daemon.url, "--count", "3", "--json"])
+
+    assert result.output.splitlines() == [
+        '{"payload":{"type":"t","properties":{"n":%d}}}' % number for number in (1, 2, 3)
+    ]
+
+
+def test_control_frames_are_printed_when_asked_for_and_do_not_count(runner: CliRunner) -> None:
+    with FakeDaemon(STREAM) as daemon:
+        result = runner.invoke(main, ["tail", "--url", daemon.url, "--count", "1", "--json", "--control"])
+
+    types = [json.loads(line)["payload"]["type"] for line in result.output.splitlines()]
+    assert types == ["server.connected", "t"]
+
+
+def test_filters_are_passed_on(runner: CliRunner) -> None:
+    options = [
+        "--session=s1", "--session=s2", "--types=message.*,session.idle", "--sync=none", "--workspace=w",
+        "--after=earliest", "--on-overflow=catchup", "--end=abort", "--directory=/srv/a b",
+    ]  # fmt: skip
+    with FakeDaemon(STREAM) as daemon:
+        result = runner.invoke(main, ["tail", "--url", daemon.url, "--count=1", *options])
+
+    assert result.exit_code == 0, result.output
+    assert daemon.asked[0].path == "/event"
+    assert sorted(daemon.asked[0].query) == [
+        ("after", "earliest"),
+        ("directory", "/srv/a b"),
+        ("end", "abort"),
+        ("on_overflow", "catchup"),
+        ("session", "s1"),
+        ("session", "s2"),
+        ("sync", "none"),
+        ("types", "message.*,session.idle"),
+        ("workspace", "w"),
+    ]
+
+
+def test_a_refusal_ends_it_with_1(runner: CliRunner) -> None:
+    with FakeDaemon(problem(400, detail="`catchup` is not offered", field="on_overflow")) as daemon:
+        result = runner.invoke(main, ["tail", "--url", daemon.url])
+
+    assert result.output == "error: on_overflow: `catchup` is not offered\n"
+    assert result.exit_code == 1
+
+
+def test_nobody_there_is_4(runner: CliRunner) -> None:
+    result = runner.invoke(main, ["tail", "--url", "http://127.0.0.1:1"])
+
+    assert result.exit_code == 4
+
+
+def test_a_cut_stream_is_resumed_and_the_person_told(runner: CliRunner) -> None:
+    first = Answer(pieces=(b"retry: 50\n" + sse(1),), is_cut=True)
+    with FakeDaemon(first, Answer(pieces=(sse(2),), stays_open=True)) as daemon:
+        result = runner.invoke(main, ["tail", "--url", daemon.url, "--count", "2", "--json"])
+
+    assert [json.loads(line)["payload"]["properties"]["n"] for line in result.stdout.splitlines()] == [1, 2]
+    assert "; again in 0.1 s" in result.stderr
+    assert daemon.asked[1].headers["Last-Event-ID"] == "1-1"
+
+
+@pytest.mark.parametrize("url", ["", "http://"], ids=["empty", "no host"])
+def test_a_url_that_is_none_is_told_in_one_line(runner: CliRunner, url: str) -> None:
+    result = runner.invoke(main, ["tail", f"--url={url}"])
+
+    assert result.exit_code == 4
+    assert result.output.count("\n") == 1
+
+
+def test_ctrl_c_ends_it_with_130_and_no_traceback() -> None:
+    with FakeDaemon(STREAM) as daemon:
+        command = [sys.executable, "-m", "opencode_events", "tail", "--json", "--url", daemon.url]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+            assert child.stdout is not None
+            assert child.stderr is not None
+            assert b'"n":1' in child.stdout.readline(), "each event is written at once, into a pipe too"
+            child.send_signal(signal.SIGINT)
+
+            assert child.wait(20) == 130
+            assert child.stderr.read() == b""
+
+
+def test_a_reader_that_has_enough_ends_it_without_a_traceback() -> None:
+    flood = Answer(pieces=tuple(sse(number) * 50 for number in range(200)), stays_open=True)
+    with FakeDaemon(flood) as daemon:
+        command = [sys.executable, "-m", "opencode_events", "tail", "--json", "--url", daemon.url]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+            assert child.stdout is not None
+            assert child.stderr is not None
+            child.stdout.readline()
+            child.stdout.close()
+
+            assert child.wait(20) == 1
+            assert b"Traceback" not in child.stderr.read()
