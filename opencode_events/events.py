@@ -5,8 +5,8 @@ Checking is msgspec's; nothing is decoded that is not looked at. Pure: no loop, 
 `mint_id` is given. The shapes are opencode's: `GET /event` carries payloads, `GET /global/event` envelopes.
 """
 
+import random
 import re
-import secrets
 import string
 import time
 from collections.abc import Callable
@@ -101,7 +101,7 @@ _UNPAIRED = "\N{REPLACEMENT CHARACTER}"
 def mint_id(now_s: float | None = None) -> str:
     """Return a new event id of opencode's form: `evt_`, 12 hex digits that grow with time, 14 random characters."""
     stamp = int((time.time() if now_s is None else now_s) * 0x1000 * 1000) & 0xFFFF_FFFF_FFFF
-    noise = int.from_bytes(secrets.token_bytes(11), "big")
+    noise = random.getrandbits(84)  # must not repeat; may be guessed
     tail = []
     for _ in range(14):
         noise, digit = divmod(noise, 62)
@@ -119,8 +119,8 @@ def parse_global(text: bytes, limit: int) -> Event | Skipped:
     if envelope.cursor is not msgspec.UNSET:
         return parse_global(jsontext.without_member(read.text, "cursor"), limit)
     shadow = bytes(envelope.payload)
-    # Equal bytes are as good as the same bytes here: the slice is only read.
-    start = read.shadow.rfind(shadow)
+    # Equal bytes are as good as the same bytes while they are only read; those of a shadow may differ in the text.
+    start = read.shadow.rfind(shadow) if read.text is read.shadow else _payload_start(read.text)
     payload = read.text[start : start + len(shadow)]
     event = _event(
         payload, _decoded(shadow, _decode_payload, "payload"), "payload.", envelope.directory, envelope.workspace
@@ -128,11 +128,11 @@ def parse_global(text: bytes, limit: int) -> Event | Skipped:
     if isinstance(event, Skipped):
         return event
     if read.text is not read.shadow:
-        _refuse_unpaired(event)
+        _refuse_unpaired(event, "payload.")
     if event.envelope is payload:
         return event._replace(envelope=read.text, start=start, end=start + len(payload))
     if read.shadow.count(shadow) > 1:  # now it is written to, so it must be the right one
-        start = [at.value for key, at in jsontext.members(read.text) if key == "payload"][-1]
+        start = _payload_start(read.text)
     whole = read.text[:start] + event.envelope + read.text[start + len(payload) :]
     return event._replace(envelope=whole, start=start, end=start + len(event.envelope))
 
@@ -149,7 +149,7 @@ def parse_instance(text: bytes, limit: int, directory: str) -> Event | Skipped:
     if isinstance(event, Skipped):
         return event
     if read.text is not read.shadow:
-        _refuse_unpaired(event)
+        _refuse_unpaired(event, "")
     head = b'{"directory":%s,"payload":' % msgspec.json.encode(directory)
     whole = head + event.envelope + b"}"
     return event._replace(envelope=whole, start=len(head), end=len(whole) - 1)
@@ -179,6 +179,7 @@ class _Read(NamedTuple):
 
 def _read(text: bytes, limit: int, decode: _Decode) -> _Read:
     """Check one event's text whole: its size, its encoding, its JSON and the members that are looked at."""
+    text = shadow = text.strip(b" \t\r\n")
     if len(text) > limit:
         raise TooLarge(f"an event of {len(text)} bytes is over max_event_bytes ({limit})", limit=limit)
     if not text.isascii():
@@ -186,7 +187,6 @@ def _read(text: bytes, limit: int, decode: _Decode) -> _Read:
             text.decode()
         except UnicodeDecodeError as error:
             raise InvalidEvent(f"not UTF-8: byte {error.start} of the event") from None
-    text = shadow = text.strip(b" \t\r\n")
     try:
         value = decode(text)
     except (msgspec.DecodeError, RecursionError):
@@ -242,8 +242,14 @@ def _event(text: bytes, payload: _Payload, where: str, directory: str | None, wo
     return Event(text, 0, len(text), given, kind, payload.type == SYNC, directory or None, workspace, session)
 
 
-def _refuse_unpaired(event: Event) -> None:
+def _payload_start(text: bytes) -> int:
+    """Return where the payload of an envelope begins; of several members called so, a decoder takes the last."""
+    return [at.value for key, at in jsontext.members(text) if key == "payload"][-1]
+
+
+def _refuse_unpaired(event: Event, where: str) -> None:
     """Raise InvalidEvent where half a surrogate pair stands in what events are told apart by."""
-    for field, value in (("id", event.id), ("type", event.type), ("directory", event.directory or "")):
+    told_by = ((f"{where}id", event.id), (f"{where}type", event.type), ("directory", event.directory or ""))
+    for field, value in told_by:
         if _UNPAIRED in value:
             raise InvalidEvent("must not hold half a surrogate pair", field=field)

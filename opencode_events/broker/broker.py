@@ -17,7 +17,7 @@ from opencode_events.broker.budget import Budget
 from opencode_events.broker.connection import Terms
 from opencode_events.broker.feeds import Feeds
 from opencode_events.broker.flusher import Flusher
-from opencode_events.broker.lifecycle import Reason, State
+from opencode_events.broker.lifecycle import FORCED, Reason, State
 from opencode_events.broker.selection import Selection
 from opencode_events.broker.subscriber import Subscriber
 from opencode_events.cursor import Cursor
@@ -30,6 +30,8 @@ log = structlog.get_logger()
 
 # Seconds that a connection may take to report its own reset: the loop tells it in the next turn.
 RESET_S = 1.0
+# Events of a large batch that are fanned out between two turns of the loop: about 1 ms for each feed.
+GROUP_EVENTS = 500
 
 _Waiting = tuple[Sequence[Event], "asyncio.Future[Appended]"]
 
@@ -100,12 +102,14 @@ class Broker:
         try:
             appended = self._log.append_nowait([events for events, _ in self._waiting])
         except LogUnavailable as error:
-            self._settle(self._take_waiting(), error)
+            _refuse(self._take_waiting(), error)
         else:
             if appended is None:
                 self._handed_over.set()
                 return
-            self._settle(self._take_waiting(), appended)
+            for one, (_, future) in zip(appended, self._take_waiting(), strict=True):
+                self._fan_out(one)
+                _answer(future, one)
         self._loop.call_soon(self._commit_waiting)
 
     async def _commit_slowly(self) -> None:
@@ -115,25 +119,27 @@ class Broker:
             self._handed_over.clear()
             waiting = self._take_waiting()
             try:
-                self._settle(waiting, await self._log.append([events for events, _ in waiting]))
+                appended = await self._log.append([events for events, _ in waiting])
             except LogUnavailable as error:
-                self._settle(waiting, error)
+                _refuse(waiting, error)
+            else:
+                for one, (_, future) in zip(appended, waiting, strict=True):
+                    await self._fan_out_slowly(one)
+                    _answer(future, one)
             self._commit_waiting()
+
+    async def _fan_out_slowly(self, appended: Appended) -> None:
+        """Fan a large batch out in groups, with a turn of the loop or more between them."""
+        for start in range(0, len(appended.events), GROUP_EVENTS):
+            group = appended.events[start : start + GROUP_EVENTS]
+            self._fan_out(Appended(appended.first + start, group, 0))
+            await asyncio.sleep(0)
+            await self._flusher.caught_up()
+        self._duplicates += appended.duplicates
 
     def _take_waiting(self) -> list[_Waiting]:
         waiting, self._waiting = self._waiting, []
         return waiting
-
-    def _settle(self, waiting: list[_Waiting], outcome: list[Appended] | LogUnavailable) -> None:
-        """Fan out what is stored, in log order, and answer those who published it."""
-        for number, (_, future) in enumerate(waiting):
-            if isinstance(outcome, LogUnavailable):
-                if not future.done():
-                    future.set_exception(LogUnavailable(outcome.reason, retry_after_s=outcome.retry_after_s))
-                continue
-            self._fan_out(outcome[number])
-            if not future.done():
-                future.set_result(outcome[number])
 
     def _fan_out(self, appended: Appended) -> None:
         """Give stored events to the feeds that want them."""
@@ -178,7 +184,8 @@ class Broker:
         reason = subscriber.reason.value
         self._closings[reason] = self._closings.get(reason, 0) + 1
         peak_events, peak_bytes = subscriber.peak
-        log.info(
+        tell = log.warning if subscriber.reason in FORCED else log.info
+        tell(
             "subscriber.closed",
             subscriber=subscriber.id,
             peer=subscriber.terms.peer,
@@ -264,3 +271,16 @@ class Broker:
             "held_bytes_peak": self.budget.peak,
             "held_bytes_limit": self.budget.limit,
         }
+
+
+def _answer(future: "asyncio.Future[Appended]", appended: Appended) -> None:
+    """Tell a publisher, unless it has gone."""
+    if not future.done():
+        future.set_result(appended)
+
+
+def _refuse(waiting: list[_Waiting], error: LogUnavailable) -> None:
+    """Tell publishers that nothing of theirs is stored."""
+    for _, future in waiting:
+        if not future.done():
+            future.set_exception(LogUnavailable(error.reason, retry_after_s=error.retry_after_s))

@@ -2,8 +2,8 @@
 
 On a quiet stream an event leaves at the end of the turn in which it came. While flushing is expensive the next flush
 waits as long as the last one took (2 ms at least, 50 ms at most), so that load turns into larger segments instead of
-more system calls. A flush is cut into slices with a turn of the loop between them; two segments of one feed never
-go out in one turn, so that a client that reads drains meanwhile.
+more system calls. A flush is cut into slices with a turn of the loop between them. Of a burst, a feed sends one
+segment in a flush, so that a client that reads drains meanwhile.
 """
 
 import asyncio
@@ -20,8 +20,11 @@ from opencode_events.settings import BrokerSettings
 
 log = structlog.get_logger()
 
-# Publishers wait while this many segments are sealed and not yet written to everybody: they may not outrun the loop.
-BEHIND_SEGMENTS = 8
+# Publishers wait while more than this is sealed and not yet written to everybody (four full segments): they may not
+# outrun the loop.
+BEHIND_BYTES = 1024 * 1024
+# What is written at a time counts as one more write in its slice for each of these: the kernel copies it.
+COPIED_BYTES = 32 * 1024
 
 
 class Flusher:
@@ -33,8 +36,10 @@ class Flusher:
         self._clock = time.monotonic  # uvloop's own stands still within a turn, and counts in milliseconds
         self._position = position
         self._dirty: dict[Feed, None] = {}
-        self._sealed: deque[tuple[Feed, Sealed]] = deque()
-        self._next = 0  # members of the first sealed segment that have it already
+        self._rounds: list[tuple[Feed, list[Sealed]]] = []  # what is sealed and not in this flush
+        self._flushing: deque[Sealed] = deque()
+        self._next = 0  # members of the first one in this flush that have it already
+        self._unwritten_bytes = 0
         self._is_running = False
         self._started_at = 0.0
         self._not_before = 0.0
@@ -46,7 +51,7 @@ class Flusher:
     @property
     def is_behind(self) -> bool:
         """Whether more is sealed than the loop has got to."""
-        return len(self._sealed) >= BEHIND_SEGMENTS
+        return self._unwritten_bytes > BEHIND_BYTES
 
     async def caught_up(self) -> None:
         """Wait until the loop has got to what is sealed. It waits for the loop alone, never for a subscriber."""
@@ -66,58 +71,69 @@ class Flusher:
         """`feed` has gathered something: flush it when the window allows."""
         self._dirty[feed] = None
         if not self._is_running:
-            self._is_running = True
-            wait = self._not_before - self._clock()
-            if wait > 0:
-                self._loop.call_later(wait, self._start)
-            else:
-                self._loop.call_soon(self._start)
+            self._schedule()
 
     def seal(self, feed: Feed, last: int, *, ends: bool = False) -> None:
         """Make a segment of what `feed` has gathered, up to the position `last`; it goes out in order with the rest."""
-        self._sealed.extend((feed, sealed) for sealed in feed.seal(last, ends=ends))
+        sealed = list(feed.seal(last, ends=ends))
+        if sealed:
+            self._rounds.append((feed, sealed))
+            self._unwritten_bytes += sum(one.segment.size for one in sealed)
+
+    def _schedule(self) -> None:
+        self._is_running = True
+        wait = self._not_before - self._clock()
+        if wait > 0:
+            self._loop.call_later(wait, self._start)
+        else:
+            self._loop.call_soon(self._start)
 
     def _start(self) -> None:
+        """Begin a flush: of each feed, what it sealed first."""
         self._started_at = self._clock()
         last = self._position()
         for feed in self._dirty:
             self.seal(feed, last)
         self._dirty.clear()
+        seen: set[Feed] = set()
+        later: list[tuple[Feed, list[Sealed]]] = []
+        for feed, sealed in self._rounds:
+            if feed in seen:
+                later.append((feed, sealed))
+            else:
+                seen.add(feed)
+                self._flushing.extend(sealed)
+        self._rounds = later
         self._slice()
 
     def _slice(self) -> None:
         """Write to some members; come back in the next turn for the others."""
         left = self._settings.flush_slice
-        seen: set[Feed] = set()
-        while self._sealed and left > 0:
-            feed, sealed = self._sealed[0]
-            if feed in seen:
-                break
-            batch = sealed.members[self._next : self._next + left]
-            _write(sealed, batch)
-            left -= len(batch)
-            self._next += len(batch)
+        while self._flushing and left > 0:
+            sealed = self._flushing[0]
+            cost = 1 + sealed.segment.size // COPIED_BYTES
+            members = sealed.members[self._next : self._next + max(left // cost, 1)]
+            _write(sealed, members)
+            left -= len(members) * cost
+            self._next += len(members)
             if self._next >= len(sealed.members):
-                self._sealed.popleft()
+                self._flushing.popleft()
+                self._unwritten_bytes -= sealed.segment.size
                 self._next = 0
-                seen.add(feed)
         if self._waiters and not self.is_behind:
             _wake(self._waiters)
-        # uvloop sends at the end of a turn what was written in it, so even the last slice is timed from the next one.
-        self._loop.call_soon(self._slice if self._sealed else self._finish)
+        # The end is one turn later: a loop may send at the end of a turn what was written in it.
+        self._loop.call_soon(self._slice if self._flushing else self._finish)
 
     def _finish(self) -> None:
-        if self._sealed:  # a feed ran over and sealed in the meantime
-            self._slice()
-            return
         now = self._clock()
         self.flushes += 1
         self.last_flush_s = now - self._started_at
         pause = min(max(self.last_flush_s, self._settings.flush_min_s), self._settings.flush_max_s)
         self._not_before = now + pause
         self._is_running = False
-        if self._dirty:
-            self.want(next(iter(self._dirty)))
+        if self._dirty or self._rounds:
+            self._schedule()
         elif self._idlers:
             _wake(self._idlers)
 

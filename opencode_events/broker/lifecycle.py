@@ -46,6 +46,6 @@ class Reason(StrEnum):
     CLIENT_LOST = "client_lost"
 
 
-TOLD = frozenset(
-    {Reason.OVERFLOW_EVENTS, Reason.OVERFLOW_BYTES, Reason.OVERFLOW_MEMORY, Reason.OPERATOR, Reason.SHUTDOWN}
-)
+# Ours, and against the client's will: a person may want to look.
+FORCED = frozenset({Reason.OVERFLOW_EVENTS, Reason.OVERFLOW_BYTES, Reason.OVERFLOW_MEMORY, Reason.OPERATOR})
+TOLD = FORCED | {Reason.SHUTDOWN}
