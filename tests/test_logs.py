@@ -211,15 +211,23 @@ def test_a_file_that_cannot_be_written_is_a_bad_setting(path: str) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_loses_the_line_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
-    with open("/dev/full", "w", buffering=1) as full:  # noqa: PTH123 - a stream like standard output
-        logs.configure(LoggingSettings(), full)
-        structlog.get_logger().info("noun.verbed")
-        full.detach().detach()  # what is buffered would fail once more when it is closed
-
     logs.configure(LoggingSettings(log_file="/dev/full"))
     structlog.get_logger().info("noun.verbed")
 
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_reader_that_is_gone_loses_the_line_and_nothing_else() -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+        def flush(self) -> None:
+            raise BrokenPipeError
+
+    logs.configure(LoggingSettings(), Gone())
+
+    structlog.get_logger().info("noun.verbed")
 
 
 def test_a_closed_stream_loses_the_line_and_nothing_else() -> None:

@@ -151,7 +151,14 @@ def test_a_killed_process_leaves_a_free_lock(tmp_path: Path) -> None:
 
 def test_the_lock_does_not_pass_to_a_child_process(tmp_path: Path) -> None:
     with StateDir(tmp_path):
-        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, close_fds=False)
+        child = subprocess.Popen(
+            [sys.executable, "-c", "print(flush=True); input()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            close_fds=False,
+        )
+        assert child.stdout is not None
+        child.stdout.readline()
 
     try:
         assert not statedir.is_held(tmp_path)
@@ -218,6 +225,16 @@ def test_a_directory_that_was_removed_and_taken_by_another_keeps_the_others_file
     assert statedir.read(path) == DaemonInfo(child.pid, "http://127.0.0.1:1", "0")
     end(child)
     assert statedir.read(path) is None
+
+
+def test_a_directory_that_is_gone_cannot_be_announced_in(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    with StateDir(path) as state:
+        (path / "daemon.lock").unlink()
+        path.rmdir()
+
+        with pytest.raises(DaemonError, match="cannot be used: No such file"):
+            state.announce("http://127.0.0.1:4097", "1")
 
 
 def test_leaving_a_directory_that_is_gone_is_quiet(tmp_path: Path) -> None:

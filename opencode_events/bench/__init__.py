@@ -1,12 +1,13 @@
 """The load tool: measures a running daemon through its public HTTP interface, like any stranger.
 
-    readers      forked processes of raw epoll readers; every subscriber is checked for loss, order and duplicates
-    publishers   raw sockets that post events: one by one, in arrays, as a stream, or at a pace
-    procfs       what the daemon's process cost meanwhile, from /proc
-    scenarios    which of these run together, and what is computed from them
-    report       the tables and the JSON document
+    scenarios, scaling   which subscribers meet which publisher, and the figures made of it
+    measure              one measurement: warm up, drain, read the clocks, publish, drain, read the clocks
+    crowd, readers       forked processes of raw epoll readers; every subscriber is checked for itself
+    publishers           raw sockets that post events: one by one, in arrays, as a stream, or at a pace
+    procfs               what the daemon's process cost meanwhile
+    report               the tables and the JSON document
 
-Below them, without a socket: `payload` (what is posted), `trail` (what is read), `sequence` (was it right), `sample`
-(latencies), `answers` (responses to a POST). The figure that everything serves is deliveries per second of the
-daemon's CPU time: unlike wall-clock rates it stays the same when the readers share the machine.
+Below them, without a socket: `payload` (what is posted), `answers` (what it is answered), `trail` (what is read),
+`sequence` (was it right), `sample` (latencies), `rows` (figures). The figure that everything serves is deliveries
+per second of the daemon's CPU time: unlike wall-clock rates it stays the same when the readers share the machine.
 """

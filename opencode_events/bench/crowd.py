@@ -22,7 +22,7 @@ from opencode_events.bench.target import Target
 ANSWER_S = 10.0
 CONNECT_S = 10.0  # for any number of subscribers; each of them adds CONNECT_EACH_S
 CONNECT_EACH_S = 0.01
-QUIET_S = 3.0
+QUIET_S = 2.0
 DRAIN_S = 30.0
 LEAVE_S = 5.0
 LOOK_S = 0.0005
@@ -30,20 +30,18 @@ SPARE_FILES = 64
 COUNTERS = 2  # of 8 bytes, for each process; see Readers
 
 
-def raise_file_limit(needed: int) -> None:
-    """Let this process and its children open `needed` files. Raise BenchError if the hard limit forbids it."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+def check_file_limit(needed: int) -> None:
+    """Raise BenchError if a reader process, which lifts its soft limit to the hard one, may not open `needed` files."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and needed > hard:
         raise BenchError(f"{needed} open files are needed, {hard} allowed (ulimit -Hn): use more --processes")
-    if soft != resource.RLIM_INFINITY and soft < needed:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (needed if hard == resource.RLIM_INFINITY else hard, hard))
 
 
 class Crowd:
     """Subscribers of one run in `processes` processes. A context manager: leaving it closes them all."""
 
     def __init__(self, target: Target, run: str, *, processes: int = 1) -> None:
-        self.size = 0
+        self._files = SPARE_FILES  # of the process that has most
         self._target = target
         self._map = mmap.mmap(-1, processes * COUNTERS * 8)
         self._counters = memoryview(self._map).cast("q")
@@ -73,7 +71,7 @@ class Crowd:
         About `sampled` of them measure latency. Raise BenchError with the first reason if one is refused.
         """
         shares = [count // len(self._pipes) + (i < count % len(self._pipes)) for i in range(len(self._pipes))]
-        raise_file_limit(max(shares) + self.size + SPARE_FILES)
+        check_file_limit(self._files + max(shares))
         timeout_s = CONNECT_S + CONNECT_EACH_S * count
         orders = [
             Open(
@@ -90,7 +88,7 @@ class Crowd:
         for refusal in self._ask(orders, timeout_s + ANSWER_S):
             if isinstance(refusal, str):
                 raise BenchError(refusal)
-        self.size += count
+        self._files += max(shares)
 
     def received(self) -> int:
         """Return how many events were delivered to all subscribers together so far."""

@@ -5,6 +5,7 @@ process obeys one pipe. It answers each order there, counts deliveries in memory
 leaves when the pipe is closed, whatever became of the process at its other end.
 """
 
+import resource
 import select
 import signal
 import socket
@@ -230,6 +231,8 @@ def serve(run: str, pipe: Connection, counters: memoryview, foreign: tuple[Conne
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     for end in foreign:
         end.close()
     readers = Readers(run, counters)

@@ -13,23 +13,23 @@ class Sample:
     def __init__(self, limit: int = 100_000) -> None:
         self._limit = limit
         self._stride = 1
-        self._skip = 0
+        self._added = 0
         self.values: list[int] = []
 
     def add(self, value: int) -> None:
         """Take one more value into account."""
-        if self._skip:
-            self._skip -= 1
-            return
-        self.values.append(value)
-        if len(self.values) >= self._limit:
-            self.values = self.values[::2]
-            self._stride *= 2
-        self._skip = self._stride - 1
+        if self._added % self._stride == 0:
+            self.values.append(value)
+            if len(self.values) >= self._limit:
+                self.values = self.values[::2]
+                self._stride *= 2
+        self._added += 1
 
     def clear(self) -> None:
         """Forget everything."""
-        self.__init__(self._limit)  # type: ignore[misc]
+        self._stride = 1
+        self._added = 0
+        self.values = []
 
 
 def percentile(ordered: Sequence[int], percent: float) -> int | None:

@@ -1,6 +1,7 @@
 """What an operator may ask: `/-/healthy`, `/-/status`, `/-/subscribers`, and opencode's own `/global/health`."""
 
 import os
+import time
 from collections.abc import Callable, Mapping
 
 import msgspec
@@ -24,6 +25,7 @@ class Operate:
         self._version = version
         self._broker = broker
         self._parts = parts
+        self._started_at = time.monotonic()
 
     async def healthy(self, request: web.Request) -> web.Response:
         """Answer as long as the loop turns."""
@@ -35,10 +37,9 @@ class Operate:
 
     async def status(self, request: web.Request) -> web.Response:
         """Answer with the statistics of every part."""
-        return answer(
-            {"version": self._version, "pid": os.getpid()}
-            | {name: statistics() for name, statistics in self._parts.items()}
-        )
+        uptime_s = round(time.monotonic() - self._started_at, 3)
+        about = {"version": self._version, "pid": os.getpid(), "uptime_s": uptime_s}
+        return answer(about | {name: statistics() for name, statistics in self._parts.items()})
 
     async def subscribers(self, request: web.Request) -> web.Response:
         """Answer with one object for each handle, in order of arrival."""

@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +17,7 @@ def test_pipelined_answers_are_told_apart_wherever_reads_are_cut(places: list[in
     edges = [0, *sorted(min(place, len(stream)) for place in places), len(stream)]
     parser = AnswerParser()
 
-    answers = [answer for a, b in zip(edges, edges[1:], strict=False) for answer in parser.feed(stream[a:b])]
+    answers = [answer for a, b in itertools.pairwise(edges) for answer in parser.feed(stream[a:b])]
 
     assert answers == [Answer(200, b'{"accepted":1}'), Answer(400, b"\r\n\r\nHTTP/1.1 200 OK"), Answer(200, b"")]
 

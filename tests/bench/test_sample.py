@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,7 +21,7 @@ def test_a_large_sample_is_bounded_and_evenly_spaced(limit: int, count: int) -> 
     for value in range(count):
         sample.add(value)
 
-    strides = {b - a for a, b in zip(sample.values, sample.values[1:], strict=False)}
+    strides = {b - a for a, b in itertools.pairwise(sample.values)}
     assert len(sample.values) < limit
     assert len(strides) <= 1
     assert sample.values[:1] == list(range(min(count, 1)))

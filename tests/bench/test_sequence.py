@@ -1,5 +1,7 @@
 """Loss, order and duplicates are found, and told apart."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,7 +35,7 @@ def test_each_fault_has_its_name(received: list[int], faults: Faults) -> None:
 def test_it_does_not_matter_how_numbers_are_grouped(numbers: list[int], places: list[int]) -> None:
     edges = [0, *sorted(min(place, len(numbers)) for place in places), len(numbers)]
     position = Position()
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         position = advance(position, numbers[start:end])
 
     assert position == advance(Position(), numbers)

@@ -132,7 +132,6 @@ async def test_a_server_that_never_answered_is_not_waited_for(url: str, says: st
 
 async def test_a_server_that_goes_away_is_waited_for() -> None:
     said: list[str] = []
-    seen = 0
 
     async def give_up(seconds: float) -> None:
         if len(said) == 3:
@@ -145,10 +144,8 @@ async def test_a_server_that_goes_away_is_waited_for() -> None:
         assert len(await anext(stream)) == 1
     async with session:
         with pytest.raises(KeyboardInterrupt):
-            async for _ in stream:
-                seen += 1
+            await anext(stream)
 
-    assert seen == 0
     assert "Connect call failed" in said[-1] or "Cannot connect" in said[-1]
 
 

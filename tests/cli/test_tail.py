@@ -39,7 +39,7 @@ def test_json_is_the_data_as_it_came_without_control_frames(runner: CliRunner) -
         result = runner.invoke(main, ["tail", "--url", daemon.url, "--count", "3", "--json"])
 
     assert result.output.splitlines() == [
-        '{"payload":{"type":"t","properties":{"n":%d}}}' % number for number in (1, 2, 3)
+        f'{{"payload":{{"type":"t","properties":{{"n":{number}}}}}}}' for number in (1, 2, 3)
     ]
 
 
