@@ -1,9 +1,8 @@
 """The broker: the only place where "stored" and "sent" meet.
 
 Publish: append to the log, then fan out in log order, then answer. Nobody sees an event that a crash of the process
-could take back, and nobody who was answered loses one. Whoever publishes in the same turn of the loop, or while
-the log is busy, shares the next commit. Subscribe: register at once, before the response starts, at the head as it
-stands; as both happen on one loop, every event is either before that head or in the subscriber's feed.
+could take back, and nobody who was answered loses one. Subscribe: register at once, before the response starts, at the
+head as it stands; as both happen on one loop, every event is either before that head or in the subscriber's feed.
 """
 
 import asyncio
@@ -14,6 +13,7 @@ from collections.abc import Sequence
 import structlog
 
 from opencode_events.broker.budget import Budget
+from opencode_events.broker.committer import Committer
 from opencode_events.broker.connection import Terms
 from opencode_events.broker.feeds import Feeds
 from opencode_events.broker.flusher import Flusher
@@ -21,7 +21,7 @@ from opencode_events.broker.lifecycle import FORCED, Reason, State
 from opencode_events.broker.selection import Selection
 from opencode_events.broker.subscriber import Subscriber
 from opencode_events.cursor import Cursor
-from opencode_events.errors import Busy, LogUnavailable
+from opencode_events.errors import Busy
 from opencode_events.eventlog.base import Appended, EventLog
 from opencode_events.events import Event
 from opencode_events.settings import BrokerSettings
@@ -30,10 +30,6 @@ log = structlog.get_logger()
 
 # Seconds that a connection may take to report its own reset: the loop tells it in the next turn.
 RESET_S = 1.0
-# Events of a large batch that are fanned out between two turns of the loop: about 1 ms for each feed.
-GROUP_EVENTS = 500
-
-_Waiting = tuple[Sequence[Event], "asyncio.Future[Appended]"]
 
 
 class Broker:
@@ -51,9 +47,7 @@ class Broker:
         self._looked_at = eventlog.head
         self._flusher = Flusher(settings, loop, lambda: self._looked_at)
         self._feeds = Feeds(settings, self._flusher)
-        self._is_committing = False
-        self._waiting: list[_Waiting] = []
-        self._handed_over = asyncio.Event()
+        self._committer = Committer(eventlog, loop, self._fan_out, self._flusher.caught_up)
         self._emptied = asyncio.Event()
         self._numbers = 0
         self._published = 0
@@ -70,76 +64,16 @@ class Broker:
         """
         if self.is_draining:
             raise Busy("the daemon is shutting down", retry_after_s=1)
-        appended = None if self._is_committing else self._log.append_nowait([events])
-        if appended is None:
-            future: asyncio.Future[Appended] = self._loop.create_future()
-            self._waiting.append((events, future))
-            if not self._is_committing:
-                self._is_committing = True
-                self._commit_waiting()
-            mine = await future
-        else:
-            # Whoever else comes in this turn of the loop shares one commit at its end.
-            self._is_committing = True
-            self._loop.call_soon(self._commit_waiting)
-            mine = appended[0]
-            self._fan_out(mine)
+        appended = await self._committer.commit(events)
         if self._flusher.is_behind:
             await self._flusher.caught_up()
-        return mine
+        return appended
 
     async def run(self) -> None:
         """Make the commits that are too slow for the loop, and the heartbeats, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._commit_slowly(), name="commit")
+            tasks.create_task(self._committer.run(), name="commit")
             tasks.create_task(self._heartbeats(), name="heartbeat")
-
-    def _commit_waiting(self) -> None:
-        """Commit what waits, on the loop if that is quick; called while `_is_committing`, which it may end."""
-        if not self._waiting:
-            self._is_committing = False
-            return
-        try:
-            appended = self._log.append_nowait([events for events, _ in self._waiting])
-        except LogUnavailable as error:
-            _refuse(self._take_waiting(), error)
-        else:
-            if appended is None:
-                self._handed_over.set()
-                return
-            for one, (_, future) in zip(appended, self._take_waiting(), strict=True):
-                self._fan_out(one)
-                _answer(future, one)
-        self._loop.call_soon(self._commit_waiting)
-
-    async def _commit_slowly(self) -> None:
-        """Do for `_commit_waiting` what could hold the loop; `_is_committing` stays until it is done."""
-        while True:
-            await self._handed_over.wait()
-            self._handed_over.clear()
-            waiting = self._take_waiting()
-            try:
-                appended = await self._log.append([events for events, _ in waiting])
-            except LogUnavailable as error:
-                _refuse(waiting, error)
-            else:
-                for one, (_, future) in zip(appended, waiting, strict=True):
-                    await self._fan_out_slowly(one)
-                    _answer(future, one)
-            self._commit_waiting()
-
-    async def _fan_out_slowly(self, appended: Appended) -> None:
-        """Fan a large batch out in groups, with a turn of the loop or more between them."""
-        for start in range(0, len(appended.events), GROUP_EVENTS):
-            group = appended.events[start : start + GROUP_EVENTS]
-            self._fan_out(Appended(appended.first + start, group, 0))
-            await asyncio.sleep(0)
-            await self._flusher.caught_up()
-        self._duplicates += appended.duplicates
-
-    def _take_waiting(self) -> list[_Waiting]:
-        waiting, self._waiting = self._waiting, []
-        return waiting
 
     def _fan_out(self, appended: Appended) -> None:
         """Give stored events to the feeds that want them."""
@@ -271,16 +205,3 @@ class Broker:
             "held_bytes_peak": self.budget.peak,
             "held_bytes_limit": self.budget.limit,
         }
-
-
-def _answer(future: "asyncio.Future[Appended]", appended: Appended) -> None:
-    """Tell a publisher, unless it has gone."""
-    if not future.done():
-        future.set_result(appended)
-
-
-def _refuse(waiting: list[_Waiting], error: LogUnavailable) -> None:
-    """Tell publishers that nothing of theirs is stored."""
-    for _, future in waiting:
-        if not future.done():
-            future.set_exception(LogUnavailable(error.reason, retry_after_s=error.retry_after_s))

@@ -1,7 +1,7 @@
 """Options that several commands share: one for each setting, and the few that say where the settings are.
 
 The options are made from `settings.specs()`. They only carry text: what it means, and whether it can be used, is
-judged by `configuration`, where the environment's and the file's values are judged too.
+judged by `settings`, where the environment's and the file's values are judged too.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,7 +12,6 @@ import click
 from click.shell_completion import CompletionItem
 
 from opencode_events import settings
-from opencode_events.cli import configuration
 from opencode_events.settings import Settings, Spec
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -46,7 +45,7 @@ def setting_options(*names: str) -> Callable[[Command], Command]:
 
 
 def _setting_option(spec: Spec) -> Callable[[Command], Command]:
-    """Return the option of one setting. The environment is read by `configuration`, so click only mentions it."""
+    """Return the option of one setting. The environment is read by `settings`, so click only mentions it."""
     flag = f"{spec.flag}/--no-{spec.flag[2:]}" if spec.type is bool else spec.flag
     notes = [f"env: {spec.env}", f"default: {shown(spec.default)}"]
     if spec.choices:
@@ -91,5 +90,5 @@ def only(names: tuple[str, ...], config: Path | None, flags: Mapping[str, object
 
     So a daemon can still be found and stopped when another of its settings has been spoiled meanwhile.
     """
-    chosen = configuration.gather(flags, None, config)
-    return configuration.build({name: chosen[name] for name in names if name in chosen})
+    chosen = settings.gather(flags, None, config)
+    return settings.build({name: chosen[name] for name in names if name in chosen})
