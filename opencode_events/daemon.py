@@ -16,6 +16,7 @@ from aiohttp import web
 
 from opencode_events import __version__, logs, sockets
 from opencode_events.broker.broker import Broker
+from opencode_events.errors import DaemonError
 from opencode_events.eventlog.sqlite import MEMORY, SqliteLog
 from opencode_events.settings import Settings
 from opencode_events.statedir import StateDir
@@ -34,7 +35,11 @@ def run(settings: Settings, *, ready: Callable[[str], None] | None = None) -> in
     """
     logs.configure(settings.logging)
     with StateDir(settings.server.state_dir) as state, asyncio.Runner(loop_factory=_loop_factory(settings)) as runner:
-        return runner.run(_serve(settings, state, ready))
+        try:
+            return runner.run(_serve(settings, state, ready))
+        except* DaemonError as errors:
+            reason = errors.exceptions[0]
+    raise reason
 
 
 def _loop_factory(settings: Settings) -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -17,6 +17,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 def problem(status: int, title: str, detail: str, members: Mapping[str, object] | None = None) -> web.Response:
     """Return a problem document. `members` are its extensions: `field`, `line`, `limit` and the like."""
+    detail = detail.encode(errors="replace").decode()  # it may quote a path or a header, which hold any bytes
     document = {"type": "about:blank", "title": title, "status": status, "detail": detail, **(members or {})}
     headers = {"Content-Type": "application/problem+json"}
     return web.Response(status=status, body=msgspec.json.encode(document), headers=headers)
