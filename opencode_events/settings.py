@@ -93,7 +93,7 @@ class BrokerSettings(Checked):
     )
     backlog_events: int = setting(
         10_000,
-        "Events that one subscriber may have waiting. 10 s of the fastest flood one server makes (1 300/s).",
+        "Events that one subscriber may have waiting. 8 s of the fastest flood a server makes (1 300/s).",
         at_least=1,
     )
     backlog_bytes: int = setting(

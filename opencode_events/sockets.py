@@ -64,10 +64,21 @@ def allow_descriptors(wanted: int) -> int:
 def _addresses(hosts: str) -> list[tuple[socket.AddressFamily, str]]:
     """Return the addresses that comma-separated names stand for, each once."""
     found: dict[tuple[socket.AddressFamily, str], None] = {}
-    for host in (part.strip() for part in hosts.split(",")):
+    names = [part.strip() for part in hosts.split(",")]
+    for host in (host for name in names for host in (_loopback() if name == "localhost" else (name,))):
         try:
             infos = socket.getaddrinfo(host or None, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         except OSError as error:
             raise DaemonError(f"host {host!r} has no address: {error}") from error
         found.update({(info[0], str(info[4][0])): None for info in infos})
     return list(found)
+
+
+def _loopback() -> tuple[str, ...]:
+    """Return the addresses of `localhost`; many a hosts file knows only the older one."""
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return ("127.0.0.1",)
+    return ("127.0.0.1", "::1")

@@ -164,6 +164,7 @@ class Subscriber:
             self._advance(Signal.CLOSE, Reason.CLIENT_LOST)
             self._owner.closing(self)
         self._drop_backlog()
+        self._forget_parked()  # now, not when the loss is told: else others would be cut for what is free already
         if self._connection is None:
             self.lost(Reason.CLIENT_LOST)
         else:
@@ -260,9 +261,11 @@ class Subscriber:
                 room -= len(pieces[-1])
             self.sent_bytes += WRITE_BYTES - room
             connection.write(pieces[0] if len(pieces) == 1 else b"".join(pieces))
-        if backlog:
+        if backlog is not None:
             backlog.caught_up()
-        elif self.state is State.CLOSING:
+        if backlog:
+            return
+        if self.state is State.CLOSING:
             self._finish(connection)
         elif self.state is State.LIVE and not self._is_paused and self.terms.is_chunked:
             self.direct = connection.write

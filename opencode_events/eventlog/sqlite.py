@@ -6,6 +6,7 @@ thread while the loop goes on. Replay and retention are not here yet: the log on
 """
 
 import asyncio
+import contextlib
 import sqlite3
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -61,11 +62,14 @@ class SqliteLog:
         self._closed = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="eventlog")
         self.epoch = mint_epoch()
-        try:
-            self._db = sqlite3.connect(path or MEMORY, isolation_level=None, check_same_thread=False, timeout=0)
-            self._open()
-        except sqlite3.Error as error:
-            raise DaemonError(f"the event log {path or MEMORY} cannot be opened: {error}") from error
+        with contextlib.ExitStack() as undo:
+            try:
+                self._db = sqlite3.connect(path or MEMORY, isolation_level=None, check_same_thread=False, timeout=0)
+                undo.callback(self._db.close)
+                self._open()
+            except sqlite3.Error as error:
+                raise DaemonError(f"the event log {path or MEMORY} cannot be opened: {error}") from error
+            undo.pop_all()
 
     def _open(self) -> None:
         execute = self._db.execute

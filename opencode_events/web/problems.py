@@ -38,6 +38,13 @@ def guarded(handler: Handler, cors: Cors) -> Handler:
             limit = {} if error.limit is None else {"limit": error.limit}
             response = problem(503, "Busy", str(error), limit | error.counts)
             response.headers["Retry-After"] = str(error.retry_after_s)
+        except web.HTTPException:
+            raise
+        except (web.RequestPayloadError, ConnectionError) as error:
+            response = problem(400, "Bad request", f"the body ended before it was whole: {error}")
+        except Exception:  # a bug of ours; the caller gets the same form as for its own
+            log.exception("request.failed", method=request.method, path=request.path)
+            response = problem(500, "Internal error", "the daemon has a bug; its log tells more")
         if not response.prepared:
             cors.allow(request, response.headers)
         return response

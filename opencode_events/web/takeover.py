@@ -132,13 +132,14 @@ class _Plain:
         self._stalled = asyncio.Event()
 
     async def serve(self) -> None:
-        """Attach, and wait until the connection is lost, which cancels the caller, or closed by us.
+        """Attach, and wait until the connection is lost, which cancels the caller.
 
-        A drain is only ever left by the connection's end: aiohttp shares its future between all who drain.
+        One that we have closed is not lost before all is read: until then the handle stays, with its deadline. A drain
+        is only ever left by the connection's end: aiohttp shares its future between all who drain.
         """
         self._subscriber.attach(self)
         try:
-            while not self._transport.is_closing():
+            while True:
                 await self._stalled.wait()
                 self._stalled.clear()
                 await self._writer.drain()
