@@ -19,9 +19,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # Programs that tests start; the Debian package of each has the name of its command.
 SYSTEM_PACKAGES := curl chromium
+# What `bench-peers` compares with. Not each has the name of its package: PACKAGE:COMMAND or PACKAGE:FILE.
+PEER_PACKAGES := libnginx-mod-nchan:/usr/lib/nginx/modules/ngx_nchan_module.so nginx-light:/usr/sbin/nginx \
+	redis-server:redis-server gcc:gcc libc6-dev:/usr/include/stdio.h
 
 RUN_ARGS ?=
 BENCH_ARGS ?=
+PEERS_ARGS ?=
 PYTEST_ARGS ?=
 
 # $(call apt_install,PACKAGES,WHAT FOR)
@@ -36,7 +40,7 @@ endef
 
 .PHONY: help
 help:  ## say what can be made (this list)
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: run
 run: $(VENV)/.runtime  ## start the daemon in the foreground; RUN_ARGS="--port 4000" adds options
@@ -77,6 +81,10 @@ bench: $(VENV)/.runtime  ## measure a fresh daemon on a free port; BENCH_ARGS ad
 	done
 	$(BIN)/opencode-events bench --state-dir "$$state" $(BENCH_ARGS)
 
+.PHONY: bench-peers
+bench-peers: $(VENV)/.runtime .peer-packages  ## the same beside nchan, Redis and C; installs them, and Debian starts what it installs; PEERS_ARGS
+	@$(BIN)/python -m tests.peers.compare $(PEERS_ARGS)
+
 .PHONY: wheel
 wheel: $(VENV)/.runtime  ## build dist/*.whl
 	@rm -rf build/lib build/bdist.* dist
@@ -109,6 +117,15 @@ clean:  ## remove everything that was made, .venv included
 	for name in $(SYSTEM_PACKAGES); do command -v "$$name" >/dev/null || missing="$${missing:+$$missing }$$name"; done
 	if [ -z "$$missing" ]; then exit 0; fi
 	$(call apt_install,$$missing,make test)
+
+.PHONY: .peer-packages
+.peer-packages:
+	@missing=
+	for pair in $(PEER_PACKAGES); do
+		if ! command -v "$${pair#*:}" >/dev/null && ! [ -e "$${pair#*:}" ]; then missing="$${missing:+$$missing }$${pair%%:*}"; fi
+	done
+	if [ -z "$$missing" ]; then exit 0; fi
+	$(call apt_install,$$missing,make bench-peers)
 
 # Debian keeps what `venv` needs in a package of its own.
 $(VENV)/.created:

@@ -10,7 +10,7 @@ import re
 from aiohttp import web
 from multidict import CIMultiDict
 
-OWN = re.compile(r"http://(localhost|127\.0\.0\.1)(:\d{1,5})?|https://app\.opencode\.ai|tauri://localhost")
+OWN = re.compile(r"http://(localhost|127\.0\.0\.1)(:[0-9]{1,5})?|https://app\.opencode\.ai|tauri://localhost")
 METHODS = "GET, POST, OPTIONS"
 HEADERS = ("accept", "authorization", "cache-control", "content-type", "last-event-id", "x-opencode-*")
 MAX_AGE_S = "86400"
