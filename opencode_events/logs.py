@@ -22,6 +22,10 @@ from opencode_events.settings import LoggingSettings
 
 ROTATE_BYTES = 10 * 1024 * 1024
 ROTATE_COUNT = 3
+# Those that log by themselves, through the standard library.
+LIBRARIES = ("aiohttp", "asyncio")
+
+log = structlog.get_logger()
 
 
 class Thinner:
@@ -119,6 +123,23 @@ class UnfailingStream(io.TextIOBase):
         return self._stream.isatty()
 
 
+class Complaints(logging.Handler):
+    """Turns what aiohttp and asyncio log by themselves into lines of ours, thinned like them.
+
+    Only the template of a message is kept, and the kind of an exception: their values quote requests, with whatever
+    secrets those hold. asyncio complains of callbacks that fail, which is a bug of ours: its traceback is kept.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line: `library.complained`."""
+        error = record.exc_info[0].__name__ if record.exc_info and record.exc_info[0] else None
+        first_line = str(record.msg).partition("\n")[0]
+        bug = {"exc_info": record.exc_info} if error and record.name == "asyncio" else {}
+        log.warning(
+            "library.complained", library=record.name, level=record.levelname, message=first_line, error=error, **bug
+        )
+
+
 def configure(settings: LoggingSettings, stream: TextIO | None = None) -> None:
     """Set structlog up for the whole process, once, before anything logs. `stream` defaults to standard output."""
     if settings.log_file:
@@ -135,6 +156,10 @@ def configure(settings: LoggingSettings, stream: TextIO | None = None) -> None:
         processors += [structlog.dev.ConsoleRenderer(colors=target.isatty())]
     else:
         processors += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    for name in LIBRARIES:
+        library = logging.getLogger(name)
+        library.handlers = [Complaints(logging.WARNING)]
+        library.propagate = False
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(settings.log_level),

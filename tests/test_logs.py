@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,9 @@ def restored() -> Iterator[None]:
     """Whatever a test configures is forgotten after it."""
     yield
     structlog.reset_defaults()
+    for name in logs.LIBRARIES:
+        library = logging.getLogger(name)
+        library.handlers, library.propagate = [], True
 
 
 class Clock:
@@ -243,3 +247,20 @@ def test_standard_output_is_the_default(capsys: pytest.CaptureFixture[str]) -> N
 
     assert json.loads(capsys.readouterr().out)["event"] == "noun.verbed"
     assert sys.stdout is not None
+
+
+def test_what_a_library_logs_becomes_a_line_without_what_it_quotes() -> None:
+    out = io.StringIO()
+    logs.configure(LoggingSettings(log_format="json"), out)
+
+    try:
+        raise ValueError("secret")
+    except ValueError:
+        logging.getLogger("aiohttp.server").exception("Error handling request from %s", "secret")
+    logging.getLogger("asyncio").info("not a complaint")
+
+    (line,) = out.getvalue().splitlines()
+    assert "secret" not in line
+    assert json.loads(line)["event"] == "library.complained"
+    assert json.loads(line)["message"] == "Error handling request from %s"
+    assert json.loads(line)["error"] == "ValueError"

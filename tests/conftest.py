@@ -1,0 +1,113 @@
+"""What tests over real sockets share: servers on a free port, and a limit of time that holds for every test.
+
+`serve(...)` starts the daemon's parts in this process, on the loop `loop_name`; a module that cares which one it is
+parametrises that name over `LOOPS`. `start_daemon(...)` starts a real one; `daemon_url` is where such a one answers.
+"""
+
+import contextlib
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from tests.clients import Client
+from tests.servers import Daemon, Server, settings
+
+# Seconds for each of a test's phases. Whatever takes longer hangs.
+LIMIT_S = 60.0
+
+
+@contextlib.contextmanager
+def limited(phase: str) -> Iterator[None]:
+    """Fail what runs for longer than `LIMIT_S`, wherever in Python it is."""
+
+    def strike(number: int, frame: FrameType | None) -> None:
+        pytest.fail(f"{phase} took more than {LIMIT_S:g} s")
+
+    before = signal.signal(signal.SIGALRM, strike)
+    signal.setitimer(signal.ITIMER_REAL, LIMIT_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup() -> Iterator[None]:
+    with limited("setup"):
+        yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Iterator[None]:
+    with limited("the test"):
+        yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown() -> Iterator[None]:
+    with limited("teardown"):
+        yield
+
+
+@pytest.fixture
+def loop_name() -> str:
+    """The loop that servers run on where a test does not care: the daemon's default."""
+    return "uvloop"
+
+
+@pytest.fixture
+def serve(tmp_path: Path, loop_name: str) -> Iterator[Callable[..., Server]]:
+    """Start servers. Keywords are settings, but for those that `Server` knows."""
+    with contextlib.ExitStack() as stack:
+
+        def start(**changes: Any) -> Server:
+            own = {name: changes.pop(name) for name in ("send_buffer", "make_runner") if name in changes}
+            server = Server(settings(tmp_path / "state", **changes), loop_name, **own)
+            server.start()
+            stack.callback(server.stop)
+            return server
+
+        yield start
+
+
+@pytest.fixture
+def server(serve: Callable[..., Server]) -> Server:
+    """A server with the default settings."""
+    return serve()
+
+
+@pytest.fixture
+def client(server: Server) -> Client:
+    """A client of `server`."""
+    return server.client
+
+
+@pytest.fixture
+def start_daemon(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
+    """Start daemons on one state directory. Keywords are settings."""
+    with contextlib.ExitStack() as stack:
+
+        def start(**changes: Any) -> Daemon:
+            daemon = Daemon(tmp_path / "state", **changes)
+            stack.callback(daemon.kill)
+            stack.callback(daemon.client.close)
+            return daemon
+
+        yield start
+
+
+@pytest.fixture
+def daemon(start_daemon: Callable[..., Daemon]) -> Daemon:
+    """A daemon with the default settings."""
+    return start_daemon()
+
+
+@pytest.fixture
+def daemon_url(daemon: Daemon) -> str:
+    """Where `daemon` answers."""
+    return daemon.url

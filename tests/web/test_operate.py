@@ -1,0 +1,119 @@
+"""What operators and strangers ask: health, status, the list of handles, and paths and methods that nobody serves."""
+
+from typing import Any
+
+import pytest
+
+from opencode_events import __version__
+from tests.clients import NDJSON, Client, envelope, until
+from tests.servers import Daemon, Server
+
+PATHS = ["/event", "/global/event", "/global/health", "/-/healthy", "/-/status", "/-/subscribers"]
+
+
+def test_health_answers_as_opencodes_own(client: Client) -> None:
+    answer = client.get("/global/health")
+
+    assert (answer.status, answer.head["Content-Type"]) == (200, "application/json")
+    assert answer.json == {"healthy": True, "version": __version__}
+
+
+def test_it_says_that_it_is_alive(client: Client) -> None:
+    answer = client.get("/-/healthy")
+
+    assert (answer.status, answer.json["healthy"]) == (200, True)
+    assert answer.head["Cache-Control"] == "no-store"
+
+
+def test_status_counts(client: Client) -> None:
+    streams = [client.subscribe(), client.subscribe("/global/event?types=a"), client.subscribe()]
+    client.publish(envelope(1), envelope(2), envelope(2))
+    streams[0].events(2)
+    streams[0].close()
+    until(lambda: len(client.subscribers()) == 2)
+
+    status = client.status()
+
+    assert status["version"] == __version__
+    broker: dict[str, Any] = status["broker"]
+    assert (broker["published_events"], broker["duplicate_events"]) == (2, 1)
+    assert (broker["subscribers"], broker["subscribers_opened"], broker["selections"]) == (2, 3, 2)
+    assert broker["subscribers_by_state"] == {"live": 2}
+    assert broker["subscribers_closed"] == {"client_closed": 1}
+    assert broker["held_bytes"] == 0
+    assert status["log"]["head"] == 2
+    assert broker["head"] == f"{status['log']['epoch']}-2"
+
+
+def test_the_status_is_the_daemons(daemon: Daemon) -> None:
+    assert daemon.client.status()["pid"] == daemon.pid
+    assert daemon.client.status()["log"]["path"] == str(daemon.log_path)
+
+
+def test_each_handle_is_shown(client: Client) -> None:
+    client.subscribe("/global/event?types=b,a&session=s&sync=none&workspace=w&end=abort")
+    stream = client.subscribe("/event?directory=/d", f"Accept: {NDJSON}")
+    last = client.publish(envelope(1), envelope(2, "/e"), envelope(3))["last"]
+    stream.frames(2)
+
+    filtered, instance = client.subscribers()
+
+    assert filtered["selection"] == {
+        "stream": "global", "format": "sse", "directory": None, "session": ["s"], "types": ["a", "b"], "sync": "none",
+        "workspace": ["w"],
+    }  # fmt: skip
+    assert instance["selection"] == {
+        "stream": "instance", "format": "ndjson", "directory": "/d", "session": [], "types": [], "sync": "all",
+        "workspace": [],
+    }  # fmt: skip
+    assert [filtered["end"], instance["end"]] == ["abort", "clean"]
+    assert [filtered["id"], instance["id"]] == [1, 2]
+    host, port = stream.sock.getsockname()
+    assert instance["peer"] == f"{host}:{port}"
+    assert (instance["state"], instance["reason"], instance["is_parked"]) == ("live", None, False)
+    assert (instance["sent_events"], instance["queued_events"], instance["queued_bytes"]) == (2, 0, 0)
+    assert instance["cursor"] == last
+    assert (filtered["sent_events"], filtered["sent_bytes"]) == (0, 0)
+
+
+def test_a_handle_that_has_gone_is_not_shown(client: Client) -> None:
+    client.subscribe().close()
+
+    until(lambda: client.subscribers() == [])
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("method", ["HEAD", "PUT", "PATCH", "DELETE", "TRACE"])
+def test_a_method_that_a_path_has_not_is_405(server: Server, path: str, method: str) -> None:
+    answer = server.client.send(method, path)
+
+    assert answer.status == 405
+    allowed = {"GET", "POST", "OPTIONS"} if path.endswith("event") else {"GET", "OPTIONS"}
+    assert set(answer.head["Allow"].split(", ")) == allowed
+    assert answer.head["Content-Type"] == "application/problem+json"
+    if method == "HEAD":
+        assert answer.body == b""
+    else:
+        assert (answer.json["status"], answer.json["title"]) == (405, "Method Not Allowed")
+    assert server.subscribed == 0
+
+
+@pytest.mark.parametrize("path", ["/", "/events", "/event/", "/global", "/-", "/-/metrics/x", "/x%00y", "/%ff"])
+@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS", "DELETE"])
+def test_an_unknown_path_is_404(client: Client, path: str, method: str) -> None:
+    sock = client.connect()
+    sock.sendall(client.request(path, "Connection: close", "Content-Length: 0", method=method))
+    received = b""
+    while more := sock.recv(65_536):
+        received += more
+
+    head, _, body = received.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 404 Not Found\r\n")
+    assert b"\r\nContent-Type: application/problem+json\r\n" in head
+    assert b'"status":404' in body
+
+
+def test_an_unknown_path_without_a_body_for_head(client: Client) -> None:
+    answer = client.send("HEAD", "/nowhere")
+
+    assert (answer.status, answer.body) == (404, b"")
