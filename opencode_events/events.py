@@ -192,8 +192,6 @@ def _read(text: bytes, limit: int, decode: _Decode) -> _Read:
     except (msgspec.DecodeError, RecursionError):
         shadow = jsontext.without_lone_surrogates(text)
         value = _decoded(shadow, decode, "")
-        if shadow == text:
-            shadow = text
     if b"\n" in text or b"\r" in text:
         same = text is shadow
         text = jsontext.one_line(text)
@@ -230,6 +228,8 @@ def _event(text: bytes, payload: _Payload, where: str, directory: str | None, wo
             raise InvalidEvent("Object missing required field `syncEvent`", field=f"{where}syncEvent")
         sync: _SyncEvent = _decoded(bytes(payload.syncEvent), _decode_sync, f"{where}syncEvent")
         kind, session = _VERSION.sub("", sync.type), sync.aggregateID
+        if not kind:
+            raise InvalidEvent("must not be empty", field=f"{where}syncEvent.type")
     elif payload.properties is msgspec.UNSET:
         raise InvalidEvent("Object missing required field `properties`", field=f"{where}properties")
     if payload.properties is not msgspec.UNSET and isinstance(payload.properties.sessionID, str):

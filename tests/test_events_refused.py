@@ -111,6 +111,7 @@ WRONG = {
     "a twin without its event": ('{"payload":{"type":"sync","properties":{}}}', "payload.syncEvent"),
     "a twin that is null": (SYNC % "null", "payload.syncEvent"),
     "a twin without a type": (SYNC % '{"seq":1,"aggregateID":"s","data":{}}', "payload.syncEvent.type"),
+    "a twin of an empty type": (SYNC % '{"type":".1","seq":1,"aggregateID":"s","data":{}}', "payload.syncEvent.type"),
     "a twin without a seq": (SYNC % '{"type":"a.1","aggregateID":"s","data":{}}', "payload.syncEvent.seq"),
     "a seq that is text": (SYNC % '{"type":"a.1","seq":"1","aggregateID":"s","data":{}}', "payload.syncEvent.seq"),
     "a seq with a fraction": (SYNC % '{"type":"a.1","seq":1.5,"aggregateID":"s","data":{}}', "payload.syncEvent.seq"),

@@ -30,6 +30,8 @@ log = structlog.get_logger()
 
 # Seconds that a connection may take to report its own reset: the loop tells it in the next turn.
 RESET_S = 1.0
+# The share of the budget that is made free when it is exceeded: looking for the largest costs a look at everybody.
+BUDGET_ROOM = 1 / 16
 
 
 class Broker:
@@ -132,15 +134,26 @@ class Broker:
         )
 
     def over_budget(self) -> None:
-        """Cut who holds most, until what is held fits: first its backlog, then, if it is closing already, the rest."""
+        """Cut those who hold most, until what is held fits, with some room: it is not done for every byte.
+
+        Each gives its backlog back, and is told. What a transport holds, or a handle that is closing already, is had by
+        a reset only.
+        """
+        enough = self.budget.limit * (1 - BUDGET_ROOM)
         while self.budget.is_exceeded:
-            most = max(self.subscribers.values(), key=lambda subscriber: subscriber.queued_bytes, default=None)
-            if most is None or not most.queued_bytes:
+            before = self.budget.held
+            self._cut(sorted(self.subscribers.values(), key=lambda one: one.held_bytes, reverse=True), enough)
+            if self.budget.held == before:  # nobody has anything
                 return
-            if most.state is State.LIVE:
-                most.close(Reason.OVERFLOW_MEMORY)
-            else:
-                most.reset()
+
+    def _cut(self, largest_first: list[Subscriber], enough: float) -> None:
+        for most in largest_first:
+            if self.budget.held <= enough:
+                return
+            held = most.held_bytes
+            most.close(Reason.OVERFLOW_MEMORY)
+            if self.budget.held > enough and 2 * most.held_bytes > held:
+                most.reset(Reason.OVERFLOW_MEMORY)
 
     # --- time
 

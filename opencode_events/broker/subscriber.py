@@ -96,6 +96,9 @@ class Subscriber:
         if self._connection is not None and not self._parked_bytes:
             self._parked_bytes = self._connection.buffered()
             self._owner.budget.buffered(self._parked_bytes)
+            if self._owner.budget.is_exceeded:
+                # Not now: the connection is in the middle of a write.
+                self._owner.call_later(0, self._owner.over_budget)
 
     def resume(self) -> None:
         """The connection takes again: send what has waited."""
@@ -158,15 +161,15 @@ class Subscriber:
         if not self._is_paused:
             self._drain()
 
-    def reset(self) -> None:
-        """End the connection now; whatever was buffered is dropped."""
+    def reset(self, reason: Reason = Reason.CLIENT_LOST) -> None:
+        """End the connection now; whatever was buffered is dropped. An earlier reason stands."""
         if self.state is State.LIVE:
-            self._advance(Signal.CLOSE, Reason.CLIENT_LOST)
+            self._advance(Signal.CLOSE, reason)
             self._owner.closing(self)
         self._drop_backlog()
         self._forget_parked()  # now, not when the loss is told: else others would be cut for what is free already
         if self._connection is None:
-            self.lost(Reason.CLIENT_LOST)
+            self.lost(reason)
         else:
             self._connection.reset()
 
@@ -186,6 +189,11 @@ class Subscriber:
     def peak(self) -> tuple[int, int]:
         """The most events, and the most bytes, that ever waited."""
         return (self._backlog.peak_events, self._backlog.peak_bytes) if self._backlog is not None else (0, 0)
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that it keeps from being free: those waiting, and those of a parked connection."""
+        return self.queued_bytes + self._parked_bytes
 
     @property
     def queued_position(self) -> int:

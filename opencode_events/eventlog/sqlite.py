@@ -73,12 +73,15 @@ class SqliteLog:
 
     def _open(self) -> None:
         execute = self._db.execute
-        execute("PRAGMA journal_mode = WAL")
-        execute(f"PRAGMA synchronous = {'FULL' if self._durable else 'NORMAL'}")
-        execute("PRAGMA wal_autocheckpoint = 0")
         (version,) = execute("PRAGMA user_version").fetchone()
         if version > SCHEMA_VERSION:
             raise DaemonError(f"the event log {self._path} has schema {version}; this version knows {SCHEMA_VERSION}")
+        (is_new,) = execute("SELECT count(*) = 0 FROM sqlite_master").fetchone()
+        if not is_new and execute("PRAGMA application_id").fetchone() != (APPLICATION_ID,):
+            raise DaemonError(f"{self._path} is another program's database")
+        execute("PRAGMA journal_mode = WAL")
+        execute(f"PRAGMA synchronous = {'FULL' if self._durable else 'NORMAL'}")
+        execute("PRAGMA wal_autocheckpoint = 0")
         if version == 0:
             self._db.executescript(
                 f"BEGIN;{SCHEMA}PRAGMA application_id={APPLICATION_ID};PRAGMA user_version={SCHEMA_VERSION};COMMIT;"

@@ -132,13 +132,13 @@ async def test_cutting_goes_on_until_what_is_held_fits() -> None:
 
 
 async def test_half_a_segment_that_must_be_kept_goes_with_its_connection() -> None:
-    broker = make_broker(budget_bytes=210_000)
+    broker = make_broker(budget_bytes=220_000)
     handle, connection = join(broker, connection=PromptConnection(room=1))
     handle.deliver(segment(1, size=140_000))
     assert broker.budget.held == 140_000 + 65_535  # 64 KiB of them are in the transport too
     assert handle.state is State.LIVE
 
-    handle.deliver(segment(2, size=10_000))
+    handle.deliver(segment(2, size=20_000))
     assert (handle.state, handle.queued_events, connection.ended) == (State.CLOSING, 1, None)
     handle.resume()  # another 64 KiB: the transport takes them, and holds all it was given
     other, _ = stalled(broker, NDJSON)
@@ -149,20 +149,30 @@ async def test_half_a_segment_that_must_be_kept_goes_with_its_connection() -> No
     assert broker.budget.held == 50_000
 
 
-async def test_what_transports_hold_cuts_no_more_than_it_must() -> None:
-    """Each of ten transports holds 200 bytes of 2000: cutting a few is enough, though none can be made to give back."""
+async def test_what_transports_hold_is_had_by_resetting_one_of_them_and_no_more() -> None:
+    """Each of ten transports holds 200 bytes of 1990 in all: the tenth is one too many."""
     broker = make_broker(budget_bytes=1990)
     handles = []
     for _ in range(10):
         handle, _ = join(broker, connection=PromptConnection(room=1))
         handle.deliver(segment(1, size=201))
         handles.append(handle)
-    assert broker.budget.transports == 2000
-    handles[0].deliver(segment(2, size=10))
     await turns()
 
-    assert sum(handle.state is State.LIVE for handle in handles) >= 8
-    assert broker.budget.held <= 1990
+    assert [handle.state for handle in handles].count(State.LIVE) == 9
+    assert [handle.reason for handle in handles].count(Reason.OVERFLOW_MEMORY) == 1
+    assert broker.budget.held == 1800
+
+
+async def test_an_exceeded_budget_is_brought_a_sixteenth_below_its_limit() -> None:
+    broker = make_broker(budget_bytes=16_000)
+    for _ in range(81):
+        handle, _ = join(broker, connection=PromptConnection(room=1))
+        handle.deliver(segment(1, size=201))
+    await turns()
+
+    assert broker.budget.held == 15_000
+    assert len(broker.subscribers) == 75
 
 
 # --- sending everybody home

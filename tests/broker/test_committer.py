@@ -267,18 +267,22 @@ async def test_a_publisher_that_is_gone_is_no_trouble_when_the_log_fails() -> No
     assert desk.stored == []
 
 
-async def test_duplicates_are_handed_on_to_be_counted() -> None:
-    class Full(FakeLog):
-        def _append(self, how: str, batches: Sequence[Sequence[Event]]) -> list[Appended]:
-            return [Appended(0, [], len(batch)) for batch in batches]
+class Forgetful(FakeLog):
+    """Finds every second event a duplicate."""
 
+    def _append(self, how: str, batches: Sequence[Sequence[Event]]) -> list[Appended]:
+        return [Appended(1 if batch[1:] else 0, batch[1::2], (len(batch) + 1) // 2) for batch in batches]
+
+
+@pytest.mark.parametrize("is_slow", [False, True], ids=["on the loop", "beside it"])
+@pytest.mark.parametrize("count", [1, 2, 3 * GROUP_EVENTS])
+async def test_duplicates_are_handed_on_once_to_be_counted(is_slow: bool, count: int) -> None:
     desk = Desk()
-    desk.committer = Committer(log := Full(), asyncio.get_running_loop(), desk._store, desk._keep_pace)
+    desk.committer = Committer(log := Forgetful(), asyncio.get_running_loop(), desk._store, desk._keep_pace)
+    log.is_slow = is_slow
     log.gate.set()
     async with desk.running():
-        await desk.publish(1, 2)
-        log.is_slow = True
-        await turns()
-        await desk.publish(1, 2, 3)
+        answer = await desk.committer.commit([event(number) for number in range(count)])
 
-    assert desk.stored == [Appended(0, [], 2), Appended(0, [], 3)]
+    assert sum(one.duplicates for one in desk.stored) == answer.duplicates == (count + 1) // 2
+    assert sum(len(one.events) for one in desk.stored) == len(answer.events) == count // 2

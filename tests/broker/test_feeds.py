@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from opencode_events.broker.feed import Feed
 from opencode_events.broker.lifecycle import Reason
 from opencode_events.broker.selection import Selection
 from opencode_events.errors import Busy
@@ -20,6 +21,11 @@ def ids(connection: FakeConnection) -> list[str]:
     """Return the ids of what was received, in order."""
     found = [json.loads(message.data) for message in read_event_stream(connection.body)]
     return [value.get("payload", value)["id"] for value in found]
+
+
+def feed_of(connection: FakeConnection) -> Feed:
+    assert connection.handle is not None
+    return connection.handle.feed
 
 
 def bodies(connection: FakeConnection) -> list[int]:
@@ -59,6 +65,7 @@ def test_what_belongs_to_no_instance_is_on_the_global_stream_alone(found: Event,
 
     assert ids(on_global) == [found.id]
     assert on_instance.received == b""
+    assert stage.feeds.find(Selection(stream="instance", directory=directory)) is feed_of(on_instance)
 
 
 def test_a_frame_has_the_shape_of_its_stream_and_format_and_the_cursor_of_its_event() -> None:

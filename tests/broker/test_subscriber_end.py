@@ -131,6 +131,17 @@ def test_the_last_chunk_is_for_clean_ends_and_never_for_http_1_0(
     assert connection.ended == "closed"
 
 
+def test_http_1_0_is_never_written_to_past_its_backlog() -> None:
+    """Segments are chunks, which it does not know."""
+    connection = FakeConnection()
+    handle = FakeOwner().subscriber(connection, is_chunked=False)
+    for number in (1, 2):
+        handle.deliver(segment(number))
+        assert handle.direct is None
+
+    assert connection.received == b"<1><2>"
+
+
 def test_http_1_0_gets_the_body_without_chunks_also_in_pieces() -> None:
     connection = FakeConnection(room=1)
     handle = FakeOwner().subscriber(connection, is_chunked=False)

@@ -69,7 +69,7 @@ def test_a_connection_that_never_reads_is_ended_and_then_gets_all_that_was_buffe
     assert stream.ended == ("clean" if end == "clean" else "cut")
     assert closing.properties == {"reason": "overflow_events", "cursor": events[-1].id}
     assert_in_order(events)
-    assert 200 < len(events) < published
+    assert 100 < len(events) < published
     until(lambda: client.subscribers() == [])
 
 

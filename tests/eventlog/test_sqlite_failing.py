@@ -130,6 +130,16 @@ def test_a_newer_schema_is_refused(path: Path) -> None:
         SqliteLog(path, NORMAL)
 
 
+def test_another_programs_database_is_refused_and_stays_as_it_is(path: Path) -> None:
+    with other(path) as db:
+        db.execute("CREATE TABLE theirs (a)")
+
+    with pytest.raises(DaemonError, match="is another program's database"):
+        SqliteLog(path, NORMAL)
+    with other(path) as db:
+        assert [name for (name,) in db.execute("SELECT name FROM sqlite_master")] == ["theirs"]
+
+
 @pytest.mark.parametrize("content", [b"not a database" * 100, b"SQLite format 3\0" + b"\xff" * 4096])
 def test_a_file_that_is_no_database_is_refused_and_stays_as_it_is(path: Path, content: bytes) -> None:
     path.write_bytes(content)

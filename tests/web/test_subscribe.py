@@ -7,13 +7,14 @@ and on the plain path.
 import json
 import os
 import re
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from tests.clients import NDJSON, Answer, Client, disposal, dumps, envelope, payload, twin, until
-from tests.servers import Daemon, Server
+from tests.clients import NDJSON, Answer, Client, Frame, disposal, dumps, envelope, payload, twin, until
+from tests.servers import LOOPS, Daemon, Server
 
 Serve = Callable[..., Server]
 
@@ -588,3 +589,62 @@ def test_what_clients_see_of_a_stream_is_json_throughout(client: Client) -> None
     stream = client.subscribe(EVERYTHING, "Last-Event-ID: \x22\\")
 
     assert json.loads(stream.frame().data)["payload"]["properties"]["requested"] == '"\\'
+
+
+# --- in the middle of things
+
+
+@pytest.mark.parametrize("loop_name", LOOPS)
+@pytest.mark.parametrize("durability", ["normal", "full"])
+def test_whoever_comes_in_the_middle_of_a_flood_gets_everything_after_its_head(
+    serve: Serve, takeover: bool, durability: str
+) -> None:
+    server = serve(takeover=takeover, durability=durability)
+    client = server.client
+    first = client.subscribe()
+
+    def publish(name: str, batch: int) -> None:
+        own = Client(server.urls[0])
+        for start in range(0, 1_000, batch):
+            events = [envelope(f"{name}{start + number}", kind=f"kind.{number % 2}") for number in range(batch)]
+            assert own.post("/global/event", dumps(events)).status == 200
+
+    threads = [threading.Thread(target=publish, args=each) for each in (("a", 500), ("b", 50), ("c", 1_000))]
+    for thread in threads:
+        thread.start()
+    streams = [first]
+    while any(thread.is_alive() for thread in threads) and len(streams) < 30:
+        streams.append(client.subscribe(EVERYTHING + ("", "?types=kind.1")[len(streams) % 2]))
+    for thread in threads:
+        thread.join()
+
+    client.publish(envelope("last", kind="kind.1"))
+    events = {place(frame): frame for frame in first.events(3_001)}
+    assert list(events) == list(range(1, 3_002))
+    for number, stream in enumerate(streams[1:], 1):
+        assert stream.connected is not None
+        wanted = [
+            at for at in events if at > place(stream.connected) and (number % 2 == 0 or events[at].type == "kind.1")
+        ]
+        assert [place(frame) for frame in stream.events(len(wanted))] == wanted
+    assert len(streams) > 3
+
+
+def place(frame: Frame) -> int:
+    """Return a frame's position."""
+    assert frame.id is not None
+    return int(frame.id.split("-")[1])
+
+
+def test_whoever_comes_to_an_instance_just_before_its_end_sees_it(client: Client) -> None:
+    for number in range(30):
+        early = client.subscribe(INSTANCE)
+        late = client.ask(INSTANCE)
+        client.publish(envelope(f"{number}a"), disposal(f"{number}b"))
+
+        assert [frame.event for frame in early.rest()] == [f"evt_{number}a", f"evt_{number}b"]
+        late.read_head()
+        if late.frame().properties["head"] == (early.connected and early.connected.id):
+            assert late.rest()[-1].event == f"evt_{number}b"
+            assert late.ended == "clean"
+        late.close()
