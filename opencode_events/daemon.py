@@ -71,7 +71,8 @@ async def _serve(settings: Settings, state: StateDir, ready: Callable[[str], Non
             runner = build_runner(app)
             await runner.setup()
             for listener in listeners:
-                await web.SockSite(runner, listener, backlog=settings.server.listen_backlog).start()
+                await web.SockSite(runner, listener, backlog=sockets.ACCEPTS_A_TURN).start()
+                listener.listen(settings.server.listen_backlog)  # the site has set the smaller number for both
             # What is there now stays: the collector need not look at it again.
             gc.collect()
             gc.freeze()

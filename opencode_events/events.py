@@ -9,7 +9,7 @@ import random
 import re
 import string
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -23,6 +23,8 @@ SYNC = "sync"
 # Made by every server for its own connections: a recording that is posted back must not send them again.
 NOT_TAKEN = ("server.connected", "server.heartbeat")
 NOT_TAKEN_PREFIX = "server.stream."
+# Filters test the type of every event, and remember it. opencode's longest has 30 characters.
+MAX_TYPE_CHARS = 256
 
 Stream = Literal["instance", "global"]
 
@@ -77,6 +79,14 @@ class _Payload(msgspec.Struct, gc=False):
     cursor: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
+class _Shape(msgspec.Struct, gc=False):
+    type: str
+
+
+class _EnvelopeShape(msgspec.Struct, gc=False):
+    payload: _Shape
+
+
 class _SyncEvent(msgspec.Struct, gc=False):
     type: str
     seq: int
@@ -88,12 +98,17 @@ _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 _decode_payload = msgspec.json.Decoder(_Payload).decode
 _decode_sync = msgspec.json.Decoder(_SyncEvent).decode
 _decode_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_check_global = msgspec.json.Decoder(list[_EnvelopeShape]).decode
+_check_instance = msgspec.json.Decoder(list[_Shape]).decode
 
 _Decode = Callable[[bytes], Any]
+# What `bytes()` makes text of: a slice of a larger text, not yet copied, or text.
+Buffer = msgspec.Raw | bytes
 
 _MINT = string.ascii_letters + string.digits
 _VERSION = re.compile(r"\.\d+\Z")
 _AT = re.compile(r" - at `\$\.?(.*)`\Z")
+_ITEM = re.compile(r"\[(\d+)\]\.?(.*)\Z")
 _MISSING = re.compile(r"missing required field `(.*?)`")
 _UNPAIRED = "\N{REPLACEMENT CHARACTER}"
 
@@ -155,14 +170,25 @@ def parse_instance(text: bytes, limit: int, directory: str) -> Event | Skipped:
     return event._replace(envelope=whole, start=len(head), end=len(whole) - 1)
 
 
-def split_array(text: bytes) -> list[bytes]:
-    """Return the items of a JSON array, as text. Raises InvalidEvent when it is not one."""
+def split_array(text: bytes, stream: Stream) -> Sequence[Buffer]:
+    """Return the items of a JSON array published to `stream`, as text. Raises InvalidEvent when they cannot be events.
+
+    The shape of all is checked before any is taken out, so that a million items that are none cost nothing.
+    """
+    check = _check_global if stream == "global" else _check_instance
     try:
-        return [bytes(item) for item in _decode_items(text)]
+        check(text)
+        return _decode_items(text)
     except (msgspec.DecodeError, RecursionError):
         shadow = jsontext.without_lone_surrogates(text)
+    try:
+        _decoded(shadow, check, "")
+    except InvalidEvent as error:
+        if found := _ITEM.match(error.field or ""):
+            error.index, error.field = int(found[1]), found[2] or None
+        raise
     items, at = [], 0
-    for item in map(bytes, _decoded(shadow, _decode_items, "")):
+    for item in map(bytes, _decode_items(shadow)):
         at = shadow.index(item, at)
         items.append(text[at : at + len(item)])
         at += len(item)
@@ -223,6 +249,8 @@ def _event(text: bytes, payload: _Payload, where: str, directory: str | None, wo
         return Skipped(None if given is msgspec.UNSET else given)
     if not kind:
         raise InvalidEvent("must not be empty", field=f"{where}type")
+    if len(kind) > MAX_TYPE_CHARS:
+        raise InvalidEvent(f"longer than {MAX_TYPE_CHARS} characters", field=f"{where}type", limit=MAX_TYPE_CHARS)
     if kind == SYNC:
         if payload.syncEvent is msgspec.UNSET:
             raise InvalidEvent("Object missing required field `syncEvent`", field=f"{where}syncEvent")
@@ -230,6 +258,9 @@ def _event(text: bytes, payload: _Payload, where: str, directory: str | None, wo
         kind, session = _VERSION.sub("", sync.type), sync.aggregateID
         if not kind:
             raise InvalidEvent("must not be empty", field=f"{where}syncEvent.type")
+        if len(kind) > MAX_TYPE_CHARS:
+            detail = f"longer than {MAX_TYPE_CHARS} characters"
+            raise InvalidEvent(detail, field=f"{where}syncEvent.type", limit=MAX_TYPE_CHARS)
     elif payload.properties is msgspec.UNSET:
         raise InvalidEvent("Object missing required field `properties`", field=f"{where}properties")
     if payload.properties is not msgspec.UNSET and isinstance(payload.properties.sessionID, str):

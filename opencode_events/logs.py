@@ -5,10 +5,13 @@ a flood of clients never becomes a flood of lines. A line that cannot be written
 pipe has gone) is lost, and nothing else is. What must never appear (payloads, tokens) is not handed to it.
 """
 
+import atexit
 import contextlib
 import io
 import logging.handlers
+import queue
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +25,9 @@ from opencode_events.settings import LoggingSettings
 
 ROTATE_BYTES = 10 * 1024 * 1024
 ROTATE_COUNT = 3
+# Lines that wait for a standard output that is stuck, some MiB; and the seconds that the end waits for it.
+WAITING_LINES = 10_000
+CLOSE_S = 1.0
 # Those that log by themselves, through the standard library.
 LIBRARIES = ("aiohttp", "asyncio")
 
@@ -123,6 +129,47 @@ class UnfailingStream(io.TextIOBase):
         return self._stream.isatty()
 
 
+class BackgroundStream(io.TextIOBase):
+    """A text stream that another thread writes to `stream`, so that one that is stuck does not hold the loop.
+
+    Nobody reads the pipe, or somebody pressed Ctrl-S: beyond `WAITING_LINES` lines are lost.
+    """
+
+    def __init__(self, stream: UnfailingStream) -> None:
+        self._stream = stream
+        self._lines: queue.Queue[str | None] = queue.Queue(WAITING_LINES)
+        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+        self._thread.start()
+        atexit.register(self.close)
+
+    def _run(self) -> None:
+        while (line := self._lines.get()) is not None:
+            self._stream.write(line)
+            if self._lines.empty():
+                self._stream.flush()
+
+    def write(self, text: str) -> int:
+        """Hand a line over."""
+        with contextlib.suppress(queue.Full):
+            self._lines.put_nowait(text)
+        return len(text)
+
+    def isatty(self) -> bool:
+        """Ask whether the other one is a terminal."""
+        return self._stream.isatty()
+
+    @property
+    def waiting(self) -> int:
+        """How many lines are not written yet."""
+        return self._lines.qsize()
+
+    def close(self) -> None:
+        """Write what waits, or give up after a second."""
+        with contextlib.suppress(queue.Full):
+            self._lines.put_nowait(None)
+        self._thread.join(CLOSE_S)
+
+
 class Complaints(logging.Handler):
     """Turns what aiohttp and asyncio log by themselves into lines of ours, thinned like them.
 
@@ -145,7 +192,7 @@ def configure(settings: LoggingSettings, stream: TextIO | None = None) -> None:
     if settings.log_file:
         target: Any = RotatingStream(settings.log_file)
     else:
-        target = UnfailingStream(stream or sys.stdout)
+        target = BackgroundStream(UnfailingStream(sys.stdout)) if stream is None else UnfailingStream(stream)
     wants_console = settings.log_format == "console" or (settings.log_format == "auto" and target.isatty())
     processors: list[Processor] = [
         structlog.processors.add_log_level,

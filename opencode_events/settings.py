@@ -67,9 +67,12 @@ class ServerSettings(Checked):
         at_least=1,
     )
     max_body_bytes: int = setting(
-        16 * 1024 * 1024,
+        8 * 1024 * 1024,
         "Bytes of one JSON body (object or array): it is held whole, and committed as one. NDJSON has no such limit.",
         at_least=1,
+    )
+    max_unfinished_bytes: int = setting(
+        64 * 1024 * 1024, "Bytes that all bodies being received may hold together: eight of the largest.", at_least=1
     )
     max_event_bytes: int = setting(
         4 * 1024 * 1024, "Bytes of one event's JSON. The largest of 5 087 recorded ones is 73 526.", at_least=1

@@ -13,6 +13,11 @@ from opencode_events.settings import ServerSettings
 SPARE_DESCRIPTORS = 512
 
 
+# asyncio takes the backlog also as the number of tries to accept in one turn, and complains of each that fails: with no
+# descriptor left, 4 096 of them are a second of work, every second.
+ACCEPTS_A_TURN = 16
+
+
 def listen(settings: ServerSettings) -> list[socket.socket]:
     """Return a listening socket for each address of `host`, all on one port. Raises DaemonError when one is taken.
 

@@ -79,8 +79,8 @@ def test_nesting_has_an_end(brackets: bytes) -> None:
     opened, closed = brackets[:-1], brackets[-1:]
     with pytest.raises(InvalidEvent, match="nested too deeply"):
         _parse(GLOBAL, opened * 100_000 + b"1" + closed * 100_000)
-    with pytest.raises(InvalidEvent, match="nested too deeply"):
-        events.split_array(b"[" + opened * 100_000 + b"1" + closed * 100_000 + b"]")
+    with pytest.raises(InvalidEvent):
+        events.split_array(b"[" + opened * 100_000 + b"1" + closed * 100_000 + b"]", "global")
 
     assert _parse(GLOBAL, opened * 200 + b"1" + closed * 200)
 
@@ -169,25 +169,46 @@ def test_an_event_may_have_its_limit_and_not_one_byte_more(shape: bytes, letter:
 
 
 @pytest.mark.parametrize(
-    ("text", "items"),
+    "values",
     [
-        (b"[]", []),
-        (b'[{"a":1}]', [b'{"a":1}']),
-        (b' [ {"a" : 1} ,\n[2 ] , "x,]" ] ', [b'{"a" : 1}', b"[2 ]", b'"x,]"']),
-        (b"[[[]],[[]]]", [b"[[]]", b"[[]]"]),
-        (b'["\\ud800","\\ud801","\\ufffd"]', [b'"\\ud800"', b'"\\ud801"', b'"\\ufffd"']),
-        (b'["\\ud800", ["\\ud800"], ["\\udc00"]]', [b'"\\ud800"', b'["\\ud800"]', b'["\\udc00"]']),
+        [],
+        [b"1"],
+        [b'"x,]"', b"[[]]", b' { "a" : 1 } '],
+        [b'"\\ud800"', b'"\\ud801"', b'"\\ufffd"'],
+        [b'["\\ud800"]', b'["\\udc00"]'],
     ],
-    ids=["none", "one", "with spaces", "nested", "half pairs", "half pairs nested"],
+    ids=["none", "one", "nested and with spaces", "half pairs", "half pairs nested"],
 )
-def test_an_array_s_items_are_its_own_bytes(text: bytes, items: list[bytes]) -> None:
-    assert events.split_array(text) == items
+def test_an_array_s_items_are_its_own_bytes(values: list[bytes]) -> None:
+    items = [b'{"payload":{"type":"a"},"x":%s}' % value for value in values]
+
+    found = events.split_array(b" [ " + b" ,\n".join(items) + b" ] ", "global")
+
+    assert [bytes(item) for item in found] == items
+
+
+def test_an_array_is_refused_for_the_first_item_that_cannot_be_an_event() -> None:
+    with pytest.raises(InvalidEvent) as refused:
+        events.split_array(b'[{"payload":{"type":"a"}},{"payload":{"type":7}},0]', "global")
+
+    assert (refused.value.index, refused.value.field) == (1, "payload.type")
+
+
+@pytest.mark.parametrize(("chars", "is_taken"), [(256, True), (257, False)])
+def test_a_type_has_at_most_256_characters(chars: int, is_taken: bool) -> None:
+    text = b'{"type":"%s","properties":{}}' % (b"x" * chars)
+    if is_taken:
+        assert isinstance(events.parse_instance(text, 4096, "/a"), events.Event)
+        return
+    with pytest.raises(InvalidEvent, match="longer than 256 characters") as refused:
+        events.parse_instance(text, 4096, "/a")
+    assert (refused.value.field, refused.value.limit) == ("type", 256)
 
 
 @pytest.mark.parametrize("text", [b"", b"{}", b"[", b"[1,]", b"[1 2]", b"[1]]", b"[,]", b'["\\ud8zz"]', b"[1],[2]"])
 def test_what_is_no_array_is_refused(text: bytes) -> None:
     with pytest.raises(InvalidEvent):
-        events.split_array(text)
+        events.split_array(text, "global")
 
 
 def test_whatever_is_taken_is_json_on_one_line() -> None:

@@ -3,7 +3,9 @@
 import io
 import json
 import logging
+import os
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,9 @@ import structlog
 
 from opencode_events import logs
 from opencode_events.errors import SettingError
-from opencode_events.logs import RotatingStream, Thinner
+from opencode_events.logs import BackgroundStream, RotatingStream, Thinner, UnfailingStream
 from opencode_events.settings import LoggingSettings
+from tests.clients import until
 
 
 @pytest.fixture(autouse=True)
@@ -244,9 +247,25 @@ def test_a_closed_stream_loses_the_line_and_nothing_else() -> None:
 def test_standard_output_is_the_default(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure(LoggingSettings())
     structlog.get_logger().info("noun.verbed")
+    (written,) = until(lambda: capsys.readouterr().out.splitlines())
 
-    assert json.loads(capsys.readouterr().out)["event"] == "noun.verbed"
+    assert json.loads(written)["event"] == "noun.verbed"
     assert sys.stdout is not None
+
+
+def test_a_standard_output_that_is_stuck_holds_nobody() -> None:
+    """A pipe that nobody reads takes 64 KiB and then nothing; lines wait, and beyond their number are lost."""
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb") as read_end, os.fdopen(writer, "w") as write_end:
+        stream = BackgroundStream(UnfailingStream(write_end))
+        for _ in range(logs.WAITING_LINES + 10_000):
+            stream.write("x" * 99 + "\n")
+
+        assert read_end.read(100) == b"x" * 99 + b"\n"
+        taken = threading.Thread(target=lambda: [read_end.read1() for _ in iter(lambda: stream.waiting, 0)])
+        taken.start()
+        taken.join()
+        stream.close()
 
 
 def test_what_a_library_logs_becomes_a_line_without_what_it_quotes() -> None:

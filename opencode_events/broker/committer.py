@@ -16,6 +16,8 @@ from opencode_events.events import Event
 
 # Events of a large batch that are handed on between two turns of the loop: about 1 ms for each feed.
 GROUP_EVENTS = 500
+# And bytes: what feeds gather before they are flushed.
+GROUP_BYTES = 512 * 1024
 
 log = structlog.get_logger()
 
@@ -99,11 +101,18 @@ class Committer:
 
     async def _hand_on(self, appended: Appended) -> None:
         """Hand a large batch on in groups, with a turn of the loop or more after each."""
-        for start in range(0, max(len(appended.events), 1), GROUP_EVENTS):
-            group = appended.events[start : start + GROUP_EVENTS]
-            self._stored(Appended(appended.first + start, group, 0 if start else appended.duplicates))
+        start, duplicates = 0, appended.duplicates
+        while True:
+            end, size = start, 0
+            while end < len(appended.events) and end - start < GROUP_EVENTS and size < GROUP_BYTES:
+                size += len(appended.events[end].envelope)
+                end += 1
+            self._stored(Appended(appended.first + start, appended.events[start:end], duplicates))
             await asyncio.sleep(0)
             await self._keep_pace()
+            if end == len(appended.events):
+                return
+            start, duplicates = end, 0
 
     def _take_waiting(self) -> list[_Waiting]:
         waiting, self._waiting = self._waiting, []

@@ -1,7 +1,7 @@
 """One feed: what everybody with the same selection gets, and who they are.
 
-An event is matched and encoded once here, whatever the number of subscribers; what was gathered is joined once into
-an immutable `Segment`, which all of them share. Pure.
+An event is matched once here, whatever the number of subscribers; what was gathered is joined once into an immutable
+`Segment`, which all of them share. Pure.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -34,14 +34,32 @@ class Segment:
 
 
 class Sealed:
-    """A segment and who shall get it. `ends` tells that it is the last one of their stream."""
+    """What becomes a segment, and who shall get it. `ends` tells that it is the last one of their stream.
 
-    __slots__ = ("ends", "members", "segment")
+    The frames are joined when `segment` is first asked for, which is when it is written: until then they are shared
+    with all other feeds, and a thousand feeds that wait to be flushed hold an event once.
+    """
 
-    def __init__(self, segment: Segment, members: Sequence["Subscriber"], *, ends: bool) -> None:
-        self.segment = segment
+    __slots__ = ("_events", "_frames", "_last", "_segment", "ends", "members", "size")
+
+    def __init__(
+        self, frames: list[bytes], events: int, last: int, members: Sequence["Subscriber"], *, ends: bool
+    ) -> None:
         self.members = members
         self.ends = ends
+        self.size = sum(map(len, frames))
+        self._frames = frames
+        self._events = events
+        self._last = last
+        self._segment: Segment | None = None
+
+    @property
+    def segment(self) -> Segment:
+        """The frames, joined."""
+        if self._segment is None:
+            self._segment = Segment(self._frames, self._events, self._last)
+            self._frames = []
+        return self._segment
 
 
 class Feed:
@@ -97,7 +115,7 @@ class Feed:
         self.events += is_event
 
     def seal(self, last: int, *, ends: bool = False) -> Iterator[Sealed]:
-        """Join what was gathered; yield it with those who shall get it. `last` is the last position looked at."""
+        """Close what was gathered; yield it with those who shall get it. `last` is the last position looked at."""
         frames, events = self._frames, self.events
         if not frames:
             return
@@ -105,7 +123,7 @@ class Feed:
         if self._members:
             if self._snapshot is None:
                 self._snapshot = tuple(self._members)
-            yield Sealed(Segment(frames, events, last), self._snapshot, ends=ends)
+            yield Sealed(frames, events, last, self._snapshot, ends=ends)
         if self._newcomers:
             groups: dict[tuple[int, int], list[Subscriber]] = {}
             for subscriber, came_after in self._newcomers.items():
@@ -115,4 +133,4 @@ class Feed:
             self._newcomers = {}
             for (skipped, before), members in groups.items():
                 if skipped < len(frames):
-                    yield Sealed(Segment(frames[skipped:], events - before, last), members, ends=ends)
+                    yield Sealed(frames[skipped:], events - before, last, members, ends=ends)

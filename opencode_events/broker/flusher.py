@@ -74,11 +74,11 @@ class Flusher:
             self._schedule()
 
     def seal(self, feed: Feed, last: int, *, ends: bool = False) -> None:
-        """Make a segment of what `feed` has gathered, up to the position `last`; it goes out in order with the rest."""
+        """Close what `feed` has gathered, up to the position `last`; it goes out in order with the rest."""
         sealed = list(feed.seal(last, ends=ends))
         if sealed:
             self._rounds.append((feed, sealed))
-            self._unwritten_bytes += sum(one.segment.size for one in sealed)
+            self._unwritten_bytes += sum(one.size for one in sealed)
 
     def _schedule(self) -> None:
         self._is_running = True
@@ -111,14 +111,14 @@ class Flusher:
         left = self._settings.flush_slice
         while self._flushing and left > 0:
             sealed = self._flushing[0]
-            cost = 1 + sealed.segment.size // COPIED_BYTES
+            cost = 1 + sealed.size // COPIED_BYTES
             members = sealed.members[self._next : self._next + max(left // cost, 1)]
             _write(sealed, members)
             left -= len(members) * cost
             self._next += len(members)
             if self._next >= len(sealed.members):
                 self._flushing.popleft()
-                self._unwritten_bytes -= sealed.segment.size
+                self._unwritten_bytes -= sealed.size
                 self._next = 0
         if self._waiters and not self.is_behind:
             _wake(self._waiters)

@@ -7,6 +7,7 @@ from aiohttp import web
 
 from opencode_events.broker.broker import Broker
 from opencode_events.settings import ServerSettings
+from opencode_events.web.bodies import Bodies
 from opencode_events.web.cors import Cors
 from opencode_events.web.operate import Operate, Statistics
 from opencode_events.web.problems import Handler, guarded, refusal
@@ -23,15 +24,16 @@ def build_app(
 ) -> web.Application:
     """Return the application. Unknown paths and methods get problem documents too."""
     cors = Cors(frozenset(origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()))
+    bodies = Bodies(settings.max_unfinished_bytes)
     operate = Operate(version, broker, parts)
     routes: dict[str, dict[str, Handler]] = {
         "/event": {
             "GET": Subscribe("instance", broker, settings, cors),
-            "POST": Publish("instance", broker, settings),
+            "POST": Publish("instance", broker, settings, bodies),
         },
         "/global/event": {
             "GET": Subscribe("global", broker, settings, cors),
-            "POST": Publish("global", broker, settings),
+            "POST": Publish("global", broker, settings, bodies),
         },
         "/global/health": {"GET": operate.health},
         "/-/healthy": {"GET": operate.healthy},

@@ -17,6 +17,11 @@ class LineSplitter:
         self._parts: list[bytes] = []
         self._size = 0
 
+    @property
+    def unfinished_bytes(self) -> int:
+        """Bytes of the line that is not complete yet."""
+        return self._size
+
     def feed(self, chunk: bytes) -> list[bytes]:
         """Return the lines that `chunk` completes. Raises LineTooLong when what is left over cannot become one."""
         *complete, rest = chunk.split(b"\n")

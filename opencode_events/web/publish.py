@@ -17,6 +17,7 @@ from opencode_events.broker.broker import Broker
 from opencode_events.errors import OpencodeEventsError, RequestError, TooLarge, UnsupportedMedia
 from opencode_events.events import Event, Skipped, Stream
 from opencode_events.settings import ServerSettings
+from opencode_events.web.bodies import Bodies
 from opencode_events.web.lines import LineSplitter, LineTooLong
 from opencode_events.web.query import read_directory
 
@@ -53,8 +54,9 @@ class ReceiptWithIds(Receipt):
 class Publish:
     """The handler of one stream."""
 
-    def __init__(self, stream: Stream, broker: Broker, settings: ServerSettings) -> None:
+    def __init__(self, stream: Stream, broker: Broker, settings: ServerSettings, bodies: Bodies) -> None:
         self._stream = stream
+        self._bodies = bodies
         self._broker = broker
         self._settings = settings
         self._encode = msgspec.json.Encoder().encode
@@ -102,11 +104,23 @@ class Publish:
         return lambda text: events.parse_instance(text, limit, directory)
 
     async def _read(self, request: web.Request) -> bytes:
+        """Return the whole body. Raises TooLarge as soon as it is, and Busy when too many others are unfinished."""
+        limit, pieces, size = self._settings.max_body_bytes, [], request.content_length or 0
         try:
-            return await request.read()
-        except web.HTTPRequestEntityTooLarge:
-            limit = self._settings.max_body_bytes
-            raise TooLarge(f"the body is over max_body_bytes ({limit}); send it as {NDJSON}", limit=limit) from None
+            if size <= limit:
+                size = 0
+                while size <= limit and (piece := await request.content.readany()):
+                    self._bodies.hold(len(piece))
+                    size += len(piece)
+                    pieces.append(piece)
+            if size > limit:
+                raise TooLarge(f"the body is over max_body_bytes ({limit}); send it as {NDJSON}", limit=limit)
+            return b"".join(pieces)
+        finally:
+            self._bodies.release(sum(map(len, pieces)))
+
+    def _split(self, body: bytes) -> Sequence[events.Buffer]:
+        return events.split_array(body, self._stream)
 
     async def _append(self, items: Sequence[Event | Skipped], receipt: Receipt) -> None:
         """Publish those items that are events, and add to the receipt."""
@@ -124,9 +138,9 @@ class Publish:
     async def _take_array(self, body: bytes, parse: Callable[[bytes], Event | Skipped]) -> Receipt:
         """Take all items, or none."""
         items: list[Event | Skipped] = []
-        for index, text in enumerate(await _checked(events.split_array, body)):
+        for index, text in enumerate(await _checked(self._split, body)):
             try:
-                items.append(await _checked(parse, text))
+                items.append(await _checked(parse, bytes(text)))
             except RequestError as error:
                 error.index = index
                 raise
@@ -139,10 +153,15 @@ class Publish:
     async def _take_lines(self, request: web.Request, parse: Callable[[bytes], Event | Skipped]) -> Receipt:
         """Take lines as they arrive. What came before a bad line is in the log and stays."""
         receipt, taken, limit = Receipt(), 0, self._settings.max_event_bytes
-        splitter = LineSplitter(limit + LINE_SLACK)
+        splitter, held = LineSplitter(limit + LINE_SLACK), 0
         try:
             while chunk := await request.content.readany():
-                taken = await self._take_batch(splitter.feed(chunk), taken, parse, receipt)
+                lines = splitter.feed(chunk)
+                self._bodies.release(held)
+                held = 0
+                self._bodies.hold(splitter.unfinished_bytes)
+                held = splitter.unfinished_bytes
+                taken = await self._take_batch(lines, taken, parse, receipt)
             await self._take_batch(splitter.finish(), taken, parse, receipt)
         except LineTooLong as found:
             taken = await self._take_batch(found.complete, taken, parse, receipt)
@@ -152,6 +171,8 @@ class Publish:
         except OpencodeEventsError as error:
             error.counts = msgspec.to_builtins(receipt)
             raise
+        finally:
+            self._bodies.release(held)
         return receipt
 
     async def _take_batch(

@@ -11,7 +11,7 @@ from multidict import MultiMapping
 from opencode_events.broker.connection import End
 from opencode_events.broker.selection import Selection
 from opencode_events.errors import InvalidFilter
-from opencode_events.events import Stream
+from opencode_events.events import MAX_TYPE_CHARS, Stream
 from opencode_events.wire import CONTENT_TYPES, Format
 
 # The values of one filter: enough for every type there is; each costs a comparison for every event.
@@ -40,7 +40,7 @@ def read_wish(request: web.BaseRequest, stream: Stream) -> Wish:
         form=_form(request.headers),
         directory=read_directory(request) if stream == "instance" else None,
         sessions=_values(query, "session"),
-        types=_values(query, "types"),
+        types=_values(query, "types", MAX_TYPE_CHARS),
         sync=cast(Literal["all", "none", "only"], sync),
         workspaces=_values(query, "workspace"),
     )
@@ -85,13 +85,15 @@ def _choice(query: MultiMapping[str], name: str, choices: tuple[str, ...], defau
     return value
 
 
-def _values(query: MultiMapping[str], name: str) -> frozenset[str]:
+def _values(query: MultiMapping[str], name: str, max_chars: int | None = None) -> frozenset[str]:
     """Return the values of one filter: comma-separated, repeated, or both."""
     if name not in query:
         return frozenset()
     values = [_text(value.strip(), name) for text in query.getall(name) for value in text.split(",")]
     if not all(values):
         raise InvalidFilter(f"{name} has an empty value", field=name)
+    if max_chars is not None and max(map(len, values)) > max_chars:
+        raise InvalidFilter(f"{name} has a value longer than {max_chars} characters", field=name, limit=max_chars)
     if len(values) > MAX_VALUES:
         raise InvalidFilter(
             f"{name} has {len(values)} values, over the limit of {MAX_VALUES}", field=name, limit=MAX_VALUES

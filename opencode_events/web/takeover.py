@@ -21,6 +21,11 @@ from opencode_events.broker.subscriber import Subscriber
 
 HIGH_WATER = 64 * 1024
 LOW_WATER = 16 * 1024
+# What a client may send after its request, such as another one that it pipelined.
+HEARD_BYTES = 64 * 1024
+# Seconds between two looks at a stalled connection on the plain path: its end is told to aiohttp, which waits for it
+# to drain.
+LOOK_S = 1.0
 # SO_LINGER with a timeout of nothing: closing sends RST, and the kernel gives the send queue back at once.
 LINGER_NONE = struct.pack("ii", 1, 0)
 
@@ -65,7 +70,7 @@ async def _take(subscriber: Subscriber, transport: asyncio.Transport, descriptor
 class TakenOver(asyncio.Protocol):
     """A connection of our own, as the handle's `Connection`: tells the handle what becomes of its transport."""
 
-    __slots__ = ("_subscriber", "_transport", "buffered", "write")
+    __slots__ = ("_heard", "_subscriber", "_transport", "buffered", "write")
 
     _transport: asyncio.Transport
     write: Callable[[bytes | memoryview], None]
@@ -73,6 +78,7 @@ class TakenOver(asyncio.Protocol):
 
     def __init__(self, subscriber: Subscriber) -> None:
         self._subscriber = subscriber
+        self._heard = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The transport is there: let the handle have it."""
@@ -83,7 +89,10 @@ class TakenOver(asyncio.Protocol):
         self._subscriber.attach(self)
 
     def data_received(self, data: bytes) -> None:
-        """Swallow what a subscriber says after its request."""
+        """Swallow what a subscriber says after its request; one that does not stop is not a subscriber."""
+        self._heard += len(data)
+        if self._heard > HEARD_BYTES:
+            self.reset()
 
     def pause_writing(self) -> None:
         """The transport holds enough."""
@@ -130,6 +139,7 @@ class _Plain:
         self._writer = writer
         self._over = asyncio.Event()
         self._stalled = asyncio.Event()
+        self._is_ended = False  # by us
 
     async def serve(self) -> None:
         """Attach, and wait until the connection is lost, which cancels the caller.
@@ -157,6 +167,15 @@ class _Plain:
         if self._protocol.writing_paused:
             self._subscriber.pause()
             self._stalled.set()
+            self._look()
+
+    def _look(self) -> None:
+        """End a stalled connection whose client has said goodbye; come back as long as it is stalled."""
+        if self._transport.is_closing():
+            if not self._is_ended:
+                self.reset()
+        elif self._protocol.writing_paused:
+            asyncio.get_running_loop().call_later(LOOK_S, self._look)
 
     def buffered(self) -> int:
         """See `Connection.buffered`."""
@@ -164,10 +183,12 @@ class _Plain:
 
     def close(self) -> None:
         """See `Connection.close`."""
+        self._is_ended = True
         self._transport.close()
 
     def reset(self) -> None:
         """See `Connection.reset`."""
+        self._is_ended = True
         _reset(self._transport)
 
 

@@ -28,7 +28,7 @@ def parked(client: Client) -> list[Stream]:
     """Return subscribers that read nothing, and for which the server holds something."""
     streams = [client.ask("/global/event", receive_buffer=1) for _ in range(CROWD)]
     until(lambda: len(client.subscribers()) == CROWD)
-    publish(client, 200_000)
+    publish(client, 400_000)
     until(lambda: all(each["is_parked"] for each in client.subscribers()))
     return streams
 
