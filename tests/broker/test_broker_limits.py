@@ -253,7 +253,7 @@ async def test_one_line_tells_how_a_subscriber_ended(reason: Reason, level: str)
     broker = make_broker()
     with capture_logs() as lines:
         handle, connection = join(broker)
-        broker.clock = lambda: handle.opened_at + 1.2345
+        broker.clock = lambda: handle.opened_at + 1.2341
         handle.deliver(segment(1, events=3, size=100))
         handle.close(reason)
         await turns()
