@@ -1,5 +1,6 @@
-"""The broker: who wants what (`selection`, `feed`), what each may cost (`backlog`, `budget`), who they are
-(`subscriber`, `lifecycle`), when bytes leave (`flusher`), and the one place where stored and sent meet (`broker`).
+"""The broker: the one place where stored and sent meet (`broker`).
 
-Knows neither HTTP nor SQLite.
+Who wants what is in `selection`, `feed` and `feeds`; who they are in `subscriber`, `lifecycle` and `connection`; what
+each, and all together, may cost in `backlog` and `budget`; who shares a commit in `committer`, when bytes leave in
+`flusher`. Knows neither HTTP nor SQLite.
 """
