@@ -7,7 +7,6 @@ connections go, then tasks, then the log. A second signal skips the waiting.
 import asyncio
 import gc
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,11 +42,13 @@ def run(settings: Settings, *, ready: Callable[[str], None] | None = None) -> in
 
 
 def _loop_factory(settings: Settings) -> Callable[[], asyncio.AbstractEventLoop] | None:
-    if settings.server.uvloop and sys.platform != "win32":
+    if not settings.server.uvloop:
+        return None
+    try:
         import uvloop
-
-        return uvloop.new_event_loop
-    return None
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
 
 
 def log_path(settings: Settings) -> Path | None:

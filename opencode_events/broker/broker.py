@@ -61,8 +61,9 @@ class Broker:
     async def publish(self, events: Sequence[Event]) -> Appended:
         """Append `events` as one, fan them out, and tell what became of them.
 
-        Raises LogUnavailable, with nothing stored. Never waits for a subscriber; when the loop is behind with
-        writing, it waits for the loop. If the caller is cancelled, the events may have their place all the same.
+        Raises LogUnavailable, with nothing stored, or Busy while the daemon shuts down. Never waits for a subscriber;
+        when the loop is behind with writing, it waits for the loop. If the caller is cancelled, the events may have
+        their place all the same.
         """
         if self.is_draining:
             raise Busy("the daemon is shutting down", retry_after_s=1)
@@ -148,9 +149,9 @@ class Broker:
 
     def _cut(self, largest_first: list[Subscriber], enough: float) -> None:
         for most in largest_first:
-            if self.budget.held <= enough:
-                return
             held = most.held_bytes
+            if self.budget.held <= enough or not held:
+                return
             most.close(Reason.OVERFLOW_MEMORY)
             if self.budget.held > enough and 2 * most.held_bytes > held:
                 most.reset(Reason.OVERFLOW_MEMORY)

@@ -1,4 +1,4 @@
-"""`tail`: watch a stream as it is, a line an event; it reconnects by itself and resumes where it was cut."""
+"""`tail`: watch a stream as it is, a line an event; it reconnects by itself, with its last id."""
 
 import asyncio
 import contextlib
@@ -25,7 +25,7 @@ from opencode_events.cli.sse import ServerSentEvent
 @click.option("--types", multiple=True, help="Only these types, such as 'message.*,session.idle'. May be repeated.")
 @click.option("--sync", type=click.Choice(["all", "none", "only"]), help="What to do with the sync twins of events.")
 @click.option("--workspace", multiple=True, help="Only events of this workspace, or of none. May be repeated.")
-@click.option("--after", metavar="CURSOR", help="Begin after this cursor; `earliest` is all that is retained.")
+@click.option("--after", metavar="CURSOR", help="Say whether anything was missed since this cursor.")
 @click.option("--on-overflow", type=click.Choice(["end", "catchup"]), help="What happens when this client lags.")
 @click.option("--end", type=click.Choice(["clean", "abort"]), help="How the daemon ends the stream.")
 @click.option("--json", "as_json", is_flag=True, help="Print each event's JSON as it came, a line each.")
@@ -49,7 +49,7 @@ def tail(
     count: int | None,
     color: bool | None,
 ) -> None:
-    """Watch the events as they come, until Ctrl-C. A cut connection is resumed where it was."""
+    """Watch the events as they come, until Ctrl-C. A cut connection is made again."""
     target = client.find_url(url, config, state_dir) or client.DEFAULT_URL
     single = {"directory": directory, "sync": sync, "after": after, "on_overflow": on_overflow, "end": end}
     params = [(name, value) for name, value in single.items() if value is not None]

@@ -73,12 +73,12 @@ class SqliteLog:
 
     def _open(self) -> None:
         execute = self._db.execute
-        (version,) = execute("PRAGMA user_version").fetchone()
-        if version > SCHEMA_VERSION:
-            raise DaemonError(f"the event log {self._path} has schema {version}; this version knows {SCHEMA_VERSION}")
         (is_new,) = execute("SELECT count(*) = 0 FROM sqlite_master").fetchone()
         if not is_new and execute("PRAGMA application_id").fetchone() != (APPLICATION_ID,):
             raise DaemonError(f"{self._path} is another program's database")
+        (version,) = execute("PRAGMA user_version").fetchone()
+        if version > SCHEMA_VERSION:
+            raise DaemonError(f"the event log {self._path} has schema {version}; this version knows {SCHEMA_VERSION}")
         execute("PRAGMA journal_mode = WAL")
         execute(f"PRAGMA synchronous = {'FULL' if self._durable else 'NORMAL'}")
         execute("PRAGMA wal_autocheckpoint = 0")

@@ -40,7 +40,7 @@ def build_app(
         "/-/status": {"GET": operate.status},
         "/-/subscribers": {"GET": operate.subscribers},
     }
-    app = web.Application(client_max_size=settings.max_body_bytes)
+    app = web.Application()
     for path, methods in routes.items():
         for method, handler in methods.items():
             app.router.add_route(method, path, guarded(handler, cors))

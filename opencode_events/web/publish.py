@@ -156,18 +156,18 @@ class Publish:
         splitter, held = LineSplitter(limit + LINE_SLACK), 0
         try:
             while chunk := await request.content.readany():
-                lines = splitter.feed(chunk)
+                try:
+                    lines = splitter.feed(chunk)
+                except LineTooLong as found:
+                    taken = await self._take_batch(found.complete, taken, parse, receipt)
+                    detail = f"line {taken + 1} is over max_event_bytes ({limit})"
+                    raise TooLarge(detail, limit=limit, line=taken + 1) from None
                 self._bodies.release(held)
                 held = 0
                 self._bodies.hold(splitter.unfinished_bytes)
                 held = splitter.unfinished_bytes
                 taken = await self._take_batch(lines, taken, parse, receipt)
             await self._take_batch(splitter.finish(), taken, parse, receipt)
-        except LineTooLong as found:
-            taken = await self._take_batch(found.complete, taken, parse, receipt)
-            error = TooLarge(f"line {taken + 1} is over max_event_bytes ({limit})", limit=limit, line=taken + 1)
-            error.counts = msgspec.to_builtins(receipt)
-            raise error from None
         except OpencodeEventsError as error:
             error.counts = msgspec.to_builtins(receipt)
             raise

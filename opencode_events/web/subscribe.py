@@ -66,7 +66,8 @@ class Subscribe:
             self._cors.allow(request, response.headers)
             writer = await response.prepare(request)
             assert writer is not None
-            assert request.transport is not None
+            if request.transport is None:
+                raise ConnectionResetError
             first = self._greeting(wish, subscriber)
             request.transport.write(wire.chunk(first) if is_chunked else first)
             await hand_over(subscriber, request, writer, may_take=self._settings.takeover)

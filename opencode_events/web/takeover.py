@@ -140,6 +140,7 @@ class _Plain:
         self._over = asyncio.Event()
         self._stalled = asyncio.Event()
         self._is_ended = False  # by us
+        self._next_look: asyncio.TimerHandle | None = None
 
     async def serve(self) -> None:
         """Attach, and wait until the connection is lost, which cancels the caller.
@@ -167,15 +168,17 @@ class _Plain:
         if self._protocol.writing_paused:
             self._subscriber.pause()
             self._stalled.set()
-            self._look()
+            if self._next_look is None:
+                self._look()
 
     def _look(self) -> None:
         """End a stalled connection whose client has said goodbye; come back as long as it is stalled."""
+        self._next_look = None
         if self._transport.is_closing():
             if not self._is_ended:
                 self.reset()
         elif self._protocol.writing_paused:
-            asyncio.get_running_loop().call_later(LOOK_S, self._look)
+            self._next_look = asyncio.get_running_loop().call_later(LOOK_S, self._look)
 
     def buffered(self) -> int:
         """See `Connection.buffered`."""

@@ -268,3 +268,17 @@ async def test_one_line_tells_how_a_subscriber_ended(reason: Reason, level: str)
         "peak_queued_events": 3, "peak_queued_bytes": closed["peak_queued_bytes"],
     }  # fmt: skip
     assert 100 <= closed["sent_bytes"] <= len(connection.received)
+
+
+async def test_who_holds_nothing_is_never_cut_for_the_others() -> None:
+    """Stalled transports hold more than the budget, and keep it until their loss: the healthy ones cannot help."""
+    broker = make_broker(budget_bytes=1000)
+    healthy = [join(broker)[0] for _ in range(3)]
+    for _ in range(8):
+        handle, _ = join(broker, connection=PromptConnection(room=1))
+        handle.deliver(segment(1, size=201))
+    broker.budget.limit = 10
+    broker.over_budget()
+    await turns()
+
+    assert [handle.state for handle in healthy] == [State.LIVE] * 3
