@@ -5,7 +5,9 @@
     ├── RequestError        the caller's: carries the HTTP status and the problem's fields
     │   ├── InvalidEvent        what was published is not an event
     │   ├── InvalidFilter       a subscription asks for something that cannot be
+    │   ├── InvalidQuery        another question that cannot be answered
     │   ├── TooLarge            over a limit in bytes
+    │   ├── OutOfSequence       a sync event is not the next one of its aggregate
     │   └── UnsupportedMedia    a content type or coding that is not taken
     ├── Busy                nobody's: a limit on how much at once; try again later
     ├── LogUnavailable      the store's: nothing can be appended at the moment
@@ -88,11 +90,24 @@ class InvalidFilter(RequestError):
     title = "Invalid subscription"
 
 
+class InvalidQuery(RequestError):
+    """The body of a question, such as that for the history, cannot be used."""
+
+    title = "Invalid query"
+
+
 class TooLarge(RequestError):
     """A body or an event is over its limit, which is in `limit` (bytes)."""
 
     status = 413
     title = "Too large"
+
+
+class OutOfSequence(RequestError):
+    """A sync event is not the next one of its aggregate, nor one that is held already. `index` is its batch's item."""
+
+    status = 409
+    title = "Out of sequence"
 
 
 class UnsupportedMedia(RequestError):

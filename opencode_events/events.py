@@ -14,11 +14,14 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from opencode_events import jsontext
+from opencode_events import jsontext, twins
 from opencode_events.errors import InvalidEvent, TooLarge
+from opencode_events.twins import SyncEvent
 
 DISPOSED = "server.instance.disposed"
 GAP = "server.stream.gap"
+# opencode's name for what belongs to no instance: no instance stream carries it.
+NO_INSTANCE = "global"
 SYNC = "sync"
 # Made by every server for its own connections: a recording that is posted back must not send them again.
 NOT_TAKEN = ("server.connected", "server.heartbeat")
@@ -34,7 +37,8 @@ class Event(NamedTuple):
 
     `id` and `is_sync` together are the idempotency key: upstream sends each durable event twice under one id, plain
     and as a `sync` twin. `type` is what filters test: a twin's own type, without its version. `directory`,
-    `workspace` and `session` are None where the event has none.
+    `workspace` and `session` are None where the event has none. A twin stands at `seq` (from 0, without gaps) of its
+    `aggregate`; both are None of a plain event.
     """
 
     envelope: bytes
@@ -46,6 +50,8 @@ class Event(NamedTuple):
     directory: str | None
     workspace: str | None
     session: str | None
+    aggregate: str | None = None
+    seq: int | None = None
 
     @property
     def payload(self) -> bytes:
@@ -87,16 +93,8 @@ class _EnvelopeShape(msgspec.Struct, gc=False):
     payload: _Shape
 
 
-class _SyncEvent(msgspec.Struct, gc=False):
-    type: str
-    seq: int
-    aggregateID: str
-    data: msgspec.Raw
-
-
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 _decode_payload = msgspec.json.Decoder(_Payload).decode
-_decode_sync = msgspec.json.Decoder(_SyncEvent).decode
 _decode_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _check_global = msgspec.json.Decoder(list[_EnvelopeShape]).decode
 _check_instance = msgspec.json.Decoder(list[_Shape]).decode
@@ -106,7 +104,6 @@ _Decode = Callable[[bytes], Any]
 Buffer = msgspec.Raw | bytes
 
 _MINT = string.ascii_letters + string.digits
-_VERSION = re.compile(r"\.\d+\Z")
 _AT = re.compile(r" - at `\$\.?(.*)`\Z")
 _ITEM = re.compile(r"\[(\d+)\]\.?(.*)\Z")
 _MISSING = re.compile(r"missing required field `(.*?)`")
@@ -245,6 +242,7 @@ def _decoded(text: bytes, decode: _Decode, where: str) -> Any:
 def _event(text: bytes, payload: _Payload, where: str, directory: str | None, workspace: str | None) -> Event | Skipped:
     """Return an event whose envelope is still the bare payload: `text`, with an id appended where it had none."""
     kind, given, session = payload.type, payload.id, None
+    aggregate, seq = None, None
     if kind in NOT_TAKEN or kind.startswith(NOT_TAKEN_PREFIX):
         return Skipped(None if given is msgspec.UNSET else given)
     if not kind:
@@ -254,8 +252,9 @@ def _event(text: bytes, payload: _Payload, where: str, directory: str | None, wo
     if kind == SYNC:
         if payload.syncEvent is msgspec.UNSET:
             raise InvalidEvent("Object missing required field `syncEvent`", field=f"{where}syncEvent")
-        sync: _SyncEvent = _decoded(bytes(payload.syncEvent), _decode_sync, f"{where}syncEvent")
-        kind, session = _VERSION.sub("", sync.type), sync.aggregateID
+        sync: SyncEvent = _decoded(bytes(payload.syncEvent), twins.decode, f"{where}syncEvent")
+        kind, aggregate, seq = twins.bare_type(sync.type), sync.aggregateID, sync.seq
+        session = aggregate
         if not kind:
             raise InvalidEvent("must not be empty", field=f"{where}syncEvent.type")
         if len(kind) > MAX_TYPE_CHARS:
@@ -270,17 +269,23 @@ def _event(text: bytes, payload: _Payload, where: str, directory: str | None, wo
         text = jsontext.with_last_member(text, "id", given)
     elif not given:
         raise InvalidEvent("must not be empty", field=f"{where}id")
-    return Event(text, 0, len(text), given, kind, payload.type == SYNC, directory or None, workspace, session)
+    is_sync = payload.type == SYNC
+    return Event(text, 0, len(text), given, kind, is_sync, directory or None, workspace, session, aggregate, seq)
 
 
 def _payload_start(text: bytes) -> int:
     """Return where the payload of an envelope begins; of several members called so, a decoder takes the last."""
-    return [at.value for key, at in jsontext.members(text) if key == "payload"][-1]
+    return jsontext.member(text, "payload").value
 
 
 def _refuse_unpaired(event: Event, where: str) -> None:
     """Raise InvalidEvent where half a surrogate pair stands in what events are told apart by."""
-    told_by = ((f"{where}id", event.id), (f"{where}type", event.type), ("directory", event.directory or ""))
+    told_by = (
+        (f"{where}id", event.id),
+        (f"{where}type", event.type),
+        (f"{where}syncEvent.aggregateID", event.aggregate or ""),
+        ("directory", event.directory or ""),
+    )
     for field, value in told_by:
         if _UNPAIRED in value:
             raise InvalidEvent("must not hold half a surrogate pair", field=field)

@@ -67,6 +67,11 @@ def members(text: bytes) -> list[tuple[str, Member]]:
     return found
 
 
+def member(text: bytes, name: str) -> Member:
+    """Return a member that is there; of several with one name, a decoder takes the last."""
+    return [at for key, at in members(text) if key == name][-1]
+
+
 def without_member(text: bytes, key: str) -> bytes:
     """Return the outermost object of `text` without its members called `key`."""
     return b"{" + b",".join(text[at.start : at.end] for name, at in members(text) if name != key) + b"}"

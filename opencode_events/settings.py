@@ -1,14 +1,11 @@
 """Every setting of the daemon, declared once: its default, its unit and the reason for both.
 
 The environment name (`OPENCODE_EVENTS_<NAME>`), the key of the TOML file, the flag of the command line and the
-table in the docs are all made from the field. Flags beat the environment, the environment beats the file. A part
-of the daemon receives its own dataclass, never the whole.
+table in the docs are all made from the field; `configuration` reads them. A part of the daemon receives its own
+dataclass, never the whole.
 """
 
 import dataclasses
-import math
-import os
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -16,9 +13,6 @@ from typing import Any, get_type_hints
 from opencode_events.errors import SettingError
 
 ENV_PREFIX = "OPENCODE_EVENTS_"
-NOT_SETTINGS = frozenset({"config", "url"})
-"""Names below the prefix that belong to the command line: where the file is, and which daemon to talk to."""
-TRUTH = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
 
 def setting(
@@ -129,6 +123,23 @@ class BrokerSettings(Checked):
     flush_max_s: float = setting(
         0.050, "Seconds between two flushes, at most: the latency that batching may add.", at_least=0
     )
+    replay_events: int = setting(
+        500, "Events of one page of a replay at most: about 1 ms of the loop, between two turns of it.", at_least=1
+    )
+    replay_bytes: int = setting(
+        64 * 1024,
+        "Bytes of one page at most, unless one event is larger: what a subscriber that is being replayed to may hold.",
+        at_least=1,
+    )
+    recent_events: int = setting(
+        1_000, "Newest events kept in memory: who comes back soon is served without the log.", at_least=1
+    )
+    recent_bytes: int = setting(4 * 1024 * 1024, "Bytes of them at most, unless one event is larger.", at_least=1)
+    on_overflow: str = setting(
+        "end",
+        "What happens at a cap to who did not ask: `end` the stream, or `catchup` from the log.",
+        choices=("end", "catchup"),
+    )
     heartbeat_s: float = setting(
         10.0, "Seconds between heartbeats. opencode's own; its clients give up at 45.", at_least=0.01
     )
@@ -148,6 +159,19 @@ class EventLogSettings(Checked):
         "normal",
         "`normal` survives a killed process, `full` (one fsync a commit) a power cut.",
         choices=("normal", "full"),
+    )
+    log_max_events: int = setting(
+        1_000_000,
+        "Events kept: some ten minutes of the fastest flood of a real server, months of its usual days.",
+        at_least=1,
+    )
+    log_max_bytes: int = setting(
+        1024 * 1024 * 1024,
+        "Bytes of the log's pages in use, indexes included. 1 000 000 recorded events are about as much.",
+        at_least=1024 * 1024,
+    )
+    log_max_age_s: float = setting(
+        7 * 86_400.0, "Seconds that events are kept: whoever was away for a week starts anew.", at_least=1
     )
 
 
@@ -212,87 +236,3 @@ def specs() -> dict[str, Spec]:
                 group, field.name, hints[field.name], field.default, field.metadata["reason"], field.metadata["choices"]
             )
     return found
-
-
-def parse(spec: Spec, value: object, source: str) -> Any:
-    """Return `value` (text, or a TOML value) as the setting's type. Raises SettingError, naming the setting."""
-
-    def wrong(expected: str) -> SettingError:
-        return SettingError(spec.name, f"expects {expected}, not {value!r}", source=source)
-
-    if spec.type is bool:
-        truth = TRUTH.get(value.strip().lower()) if isinstance(value, str) else value
-        if isinstance(truth, bool):
-            return truth
-        raise wrong("true or false")
-    if spec.type in (int, float):
-        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-            raise wrong("a number")
-        try:
-            number = spec.type(value)
-            if math.isfinite(number) and (number == value or isinstance(value, str)):
-                return number
-        except (ValueError, OverflowError):  # OverflowError: infinite, or beyond what a float can hold
-            pass
-        raise wrong("a whole number" if spec.type is int else "a finite number")
-    if not isinstance(value, (str, Path)) or "\0" in str(value):
-        raise wrong("text")
-    if spec.type is not Path:
-        return str(value)
-    if not str(value):  # Path("") is the current directory: nobody means that
-        raise wrong("a path")
-    try:
-        return Path(value).expanduser()
-    except RuntimeError as error:  # `~nobody/`
-        raise SettingError(spec.name, f"{error} (in {str(value)!r})", source=source) from error
-
-
-def gather(
-    flags: Mapping[str, object] | None = None,
-    env: Mapping[str, str] | None = None,
-    file: Path | None = None,
-) -> dict[str, tuple[object, str]]:
-    """Return what was chosen, not yet looked at: the value by name, and where it came from.
-
-    `file` (TOML, a flat table) gives way to `env`, which gives way to `flags` (None means not given). What nobody
-    chose is absent. Raises SettingError, naming the file, when it cannot be read.
-    """
-    try:
-        table = {} if file is None else tomllib.loads(file.read_bytes().decode())
-    except (OSError, ValueError) as error:  # ValueError: not TOML, or not UTF-8
-        raise SettingError("config", f"cannot be read: {error}", source=str(file)) from error
-    chosen: dict[str, tuple[object, str]] = {name: (value, str(file)) for name, value in table.items()}
-    for key, text in (os.environ if env is None else env).items():
-        name = key.removeprefix(ENV_PREFIX).lower()
-        if key.startswith(ENV_PREFIX) and name not in NOT_SETTINGS:
-            chosen[name] = (text, key)
-    given = {name: flag for name, flag in (flags or {}).items() if flag is not None}
-    return chosen | {name: (flag, "--" + name.replace("_", "-")) for name, flag in given.items()}
-
-
-def build(chosen: Mapping[str, tuple[object, str]]) -> Settings:
-    """Return the settings that `gather`'s answer makes, defaults for the rest.
-
-    Raises SettingError for a key that is not a setting and for a value of the wrong type or out of bounds; it names
-    the setting and where the value came from.
-    """
-    known = specs()
-    values: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
-    home = {"state_dir": (known["state_dir"].default, "the default")}  # the only default that has to be parsed
-    for name, (value, source) in (home | dict(chosen)).items():
-        if name not in known:
-            raise SettingError(name, "is not a setting", source=source)
-        values[known[name].group][name] = parse(known[name], value, source)
-    try:
-        return Settings(**{group: cls(**values[group]) for group, cls in GROUPS.items()})
-    except SettingError as error:
-        raise SettingError(error.name, error.reason, source=chosen.get(error.name, ("", ""))[1]) from None
-
-
-def load(
-    flags: Mapping[str, object] | None = None,
-    env: Mapping[str, str] | None = None,
-    file: Path | None = None,
-) -> Settings:
-    """Return the settings: defaults, then `file`, then `env`, then `flags`. Raises SettingError: see `build`."""
-    return build(gather(flags, env, file))

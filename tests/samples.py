@@ -50,9 +50,10 @@ def twin(
     directory: str | None = "/srv/a",
     workspace: str | None = None,
     session: str = "ses_1",
+    seq: int = 0,
 ) -> Event:
-    """Return the `sync` twin of an event. `session` is its aggregate."""
-    inner = {"type": kind, "seq": 0, "aggregateID": session, "data": {}}
+    """Return the `sync` twin of an event, the one at `seq` of `session`, its aggregate."""
+    inner = {"type": kind, "seq": seq, "aggregateID": session, "data": {}}
     return make(_envelope(directory, workspace, {"type": "sync", "syncEvent": inner, "id": f"evt_{number}"}))
 
 

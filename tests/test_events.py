@@ -34,6 +34,7 @@ def test_an_event_tells_what_filters_ask_for() -> None:
     assert found.directory == "/srv/a"
     assert found.workspace == "w"
     assert found.session == "ses_1"
+    assert (found.aggregate, found.seq) == (None, None)
 
 
 def test_a_sync_twin_is_told_by_its_own_type_without_its_version_and_by_its_aggregate() -> None:
@@ -46,6 +47,24 @@ def test_a_sync_twin_is_told_by_its_own_type_without_its_version_and_by_its_aggr
     assert found.id == "evt_1"
     assert found.type == "session.updated"
     assert found.session == "ses_1"
+    assert (found.aggregate, found.seq) == ("ses_1", 7)
+
+
+def test_a_twin_s_session_may_be_named_beside_its_aggregate() -> None:
+    """The sequence is the aggregate's, whatever filters by session go by."""
+    found = make(
+        b'{"payload":{"type":"sync","properties":{"sessionID":"ses_2"},'
+        b'"syncEvent":{"type":"a.1","seq":0,"aggregateID":"prj_1","data":{}}}}'
+    )
+
+    assert (found.session, found.aggregate, found.seq) == ("ses_2", "prj_1", 0)
+
+
+def test_a_plain_event_has_no_sequence_even_with_a_sync_event_in_it() -> None:
+    sync = b'{"type":"a.1","seq":7,"aggregateID":"ses_1","data":{}}'
+    found = make(b'{"payload":{"type":"a","properties":{},"syncEvent":%b}}' % sync)
+
+    assert (found.is_sync, found.aggregate, found.seq, found.session) == (False, None, None, None)
 
 
 @pytest.mark.parametrize(

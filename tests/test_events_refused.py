@@ -115,6 +115,16 @@ WRONG = {
     "a twin without a seq": (SYNC % '{"type":"a.1","aggregateID":"s","data":{}}', "payload.syncEvent.seq"),
     "a seq that is text": (SYNC % '{"type":"a.1","seq":"1","aggregateID":"s","data":{}}', "payload.syncEvent.seq"),
     "a seq with a fraction": (SYNC % '{"type":"a.1","seq":1.5,"aggregateID":"s","data":{}}', "payload.syncEvent.seq"),
+    "a seq below 0": (SYNC % '{"type":"a.1","seq":-1,"aggregateID":"s","data":{}}', "payload.syncEvent.seq"),
+    "a seq past counting": (
+        SYNC % '{"type":"a.1","seq":9007199254740992,"aggregateID":"s","data":{}}',
+        "payload.syncEvent.seq",
+    ),
+    "a seq that is a truth": (SYNC % '{"type":"a.1","seq":true,"aggregateID":"s","data":{}}', "payload.syncEvent.seq"),
+    "an aggregate with half a pair": (
+        SYNC % '{"type":"a.1","seq":1,"aggregateID":"\\ud800","data":{}}',
+        "payload.syncEvent.aggregateID",
+    ),
     "a twin without an aggregate": (SYNC % '{"type":"a.1","seq":1,"data":{}}', "payload.syncEvent.aggregateID"),
     "a twin without data": (SYNC % '{"type":"a.1","seq":1,"aggregateID":"s"}', "payload.syncEvent.data"),
 }

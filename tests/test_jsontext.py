@@ -108,6 +108,23 @@ def test_members_are_found_where_they_stand(pairs: list[tuple[str, Any]], space:
     )
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (b'{"a":1}', b"1"),
+        (b'{"b":{"a":2},"a":[1,{"a":3}],"c":4}', b'[1,{"a":3}]'),
+        (b'{ "\\u0061" :\t"x" , "b":1}', b'"x"'),
+        (b'{"a":1,"b":2,"a":3}', b"3"),
+        (b'{"b":"\\"a\\":1,","a":"\\ud800"}', b'"\\ud800"'),
+    ],
+    ids=["alone", "among others", "escaped and with spaces", "twice", "beside its likeness"],
+)
+def test_a_member_is_found_by_its_name_and_the_last_one_counts(text: bytes, value: bytes) -> None:
+    at = jsontext.member(text, "a")
+
+    assert text[at.value : at.end] == value
+
+
 @given(PAIRS, SPACE, st.booleans())
 def test_a_member_is_taken_out_however_often_it_is_there(
     pairs: list[tuple[str, Any]], space: str, is_ascii: bool

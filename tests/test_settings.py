@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opencode_events import settings
+from opencode_events import configuration, settings
 from opencode_events.errors import SettingError
 from opencode_events.settings import BrokerSettings, EventLogSettings, ServerSettings, Settings
 
@@ -18,7 +18,7 @@ SPECS = settings.specs()
 
 def refusal(flags: dict[str, object] | None = None, env: dict[str, str] | None = None, file: Path | None = None) -> str:
     with pytest.raises(SettingError) as refused:
-        settings.load(flags, env or {}, file)
+        configuration.load(flags, env or {}, file)
     assert "\n" not in str(refused.value)
     return str(refused.value)
 
@@ -58,10 +58,12 @@ def test_a_group_refuses_what_is_out_of_bounds(make: Callable[[], object], says:
 
 
 def test_every_default_can_be_typed_and_is_what_load_gives() -> None:
-    loaded = settings.load({}, {})
+    loaded = configuration.load({}, {})
 
     for name, spec in SPECS.items():
-        parsed = settings.parse(spec, spec.default if isinstance(spec.default, bool) else str(spec.default), "test")
+        parsed = configuration.parse(
+            spec, spec.default if isinstance(spec.default, bool) else str(spec.default), "test"
+        )
         assert parsed == getattr(getattr(loaded, spec.group), name)
 
 
@@ -69,7 +71,7 @@ def test_flags_beat_the_environment_and_that_beats_the_file(tmp_path: Path) -> N
     file = tmp_path / "c.toml"
     file.write_text('port = 1\ndrain_s = 2\nhost = "file"\n')
 
-    loaded = settings.load(
+    loaded = configuration.load(
         {"port": "3", "host": None}, {"OPENCODE_EVENTS_PORT": "2", "OPENCODE_EVENTS_HOST": "env"}, file
     )
 
@@ -80,7 +82,7 @@ def test_what_was_chosen_is_known_with_where_it_came_from(tmp_path: Path) -> Non
     file = tmp_path / "c.toml"
     file.write_text("port = 1\ndrain_s = 2\n")
 
-    chosen = settings.gather({"port": "3", "host": None}, {"OPENCODE_EVENTS_UVLOOP": "no", "HOME": "/"}, file)
+    chosen = configuration.gather({"port": "3", "host": None}, {"OPENCODE_EVENTS_UVLOOP": "no", "HOME": "/"}, file)
 
     assert chosen == {
         "port": ("3", "--port"),
@@ -92,8 +94,8 @@ def test_what_was_chosen_is_known_with_where_it_came_from(tmp_path: Path) -> Non
 def test_the_command_lines_own_variables_are_no_settings() -> None:
     env = {"OPENCODE_EVENTS_CONFIG": "c.toml", "OPENCODE_EVENTS_URL": "http://127.0.0.1:1"}
 
-    assert not settings.NOT_SETTINGS & SPECS.keys()
-    assert settings.load({}, env) == settings.load({}, {})
+    assert not configuration.NOT_SETTINGS & SPECS.keys()
+    assert configuration.load({}, env) == configuration.load({}, {})
 
 
 def test_a_setting_that_is_none_is_refused_with_where_it_stands(tmp_path: Path) -> None:
@@ -179,7 +181,7 @@ def test_a_number_too_large_to_hold_is_refused(name: str) -> None:
     ],
 )
 def test_a_value_at_the_edge_is_taken(name: str, value: object, expected: object) -> None:
-    loaded = settings.load({name: value}, {})
+    loaded = configuration.load({name: value}, {})
 
     found = getattr(getattr(loaded, SPECS[name].group), name)
     assert found == expected
@@ -189,8 +191,8 @@ def test_a_value_at_the_edge_is_taken(name: str, value: object, expected: object
 def test_home_is_put_in_for_the_tilde(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
 
-    assert settings.load({}, {}).server.state_dir == tmp_path / ".local/state/opencode-events"
-    assert settings.load({"state_dir": "~/x"}, {}).server.state_dir == tmp_path / "x"
+    assert configuration.load({}, {}).server.state_dir == tmp_path / ".local/state/opencode-events"
+    assert configuration.load({"state_dir": "~/x"}, {}).server.state_dir == tmp_path / "x"
 
 
 def test_without_a_home_a_state_directory_that_was_given_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +203,7 @@ def test_without_a_home_a_state_directory_that_was_given_is_enough(monkeypatch: 
 
     monkeypatch.setattr(Path, "expanduser", no_home)
 
-    assert settings.load({"state_dir": "/var/lib/x"}, {}).server.state_dir == Path("/var/lib/x")
+    assert configuration.load({"state_dir": "/var/lib/x"}, {}).server.state_dir == Path("/var/lib/x")
     assert "state_dir (the default)" in refusal()
 
 
@@ -209,7 +211,7 @@ def test_without_a_home_a_state_directory_that_was_given_is_enough(monkeypatch: 
 def test_whatever_is_given_is_taken_or_refused_by_name(name: str, value: object) -> None:
     refused_for = None
     try:
-        settings.load({name: value}, {})
+        configuration.load({name: value}, {})
     except SettingError as error:
         refused_for = error.name
 

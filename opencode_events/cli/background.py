@@ -18,7 +18,7 @@ from pathlib import Path
 import aiohttp
 import click
 
-from opencode_events import settings, statedir
+from opencode_events import configuration, settings, statedir
 from opencode_events.cli import client
 from opencode_events.cli.exits import Exit
 from opencode_events.cli.options import only, setting_options
@@ -66,7 +66,7 @@ def stop(config: Path | None, state_dir: str | None, now: bool, timeout: float |
 @start_timeout
 def restart(config: Path | None, timeout: float, **flags: object) -> None:
     """Stop the daemon if it runs, then start it with the settings given here."""
-    effective = settings.load(flags, None, config)  # a bad setting is told before anything is stopped
+    effective = configuration.load(flags, None, config)  # a bad setting is told before anything is stopped
     if statedir.is_held(effective.server.state_dir):
         _stop(effective.server.state_dir, False, effective.server.drain_s + STOP_MARGIN_S)
     _start(config, flags, timeout)
@@ -74,8 +74,8 @@ def restart(config: Path | None, timeout: float, **flags: object) -> None:
 
 def _start(config: Path | None, flags: Mapping[str, object], timeout_s: float) -> None:
     """Start a child and see it answer. Raises DaemonError, with the child's last words, when it does not."""
-    chosen = settings.gather(flags, None, config)
-    effective = settings.build(chosen)
+    chosen = configuration.gather(flags, None, config)
+    effective = configuration.build(chosen)
     path = effective.server.state_dir
     if (running := statedir.read(path)) is not None:
         raise DaemonError(f"already running: pid {running.pid} at {running.url}", exit_code=Exit.ALREADY_RUNNING)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from opencode_events import settings
+from opencode_events import configuration, settings
 from opencode_events.settings import Settings, Spec
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -90,5 +90,5 @@ def only(names: tuple[str, ...], config: Path | None, flags: Mapping[str, object
 
     So a daemon can still be found and stopped when another of its settings has been spoiled meanwhile.
     """
-    chosen = settings.gather(flags, None, config)
-    return settings.build({name: chosen[name] for name in names if name in chosen})
+    chosen = configuration.gather(flags, None, config)
+    return configuration.build({name: chosen[name] for name in names if name in chosen})

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from opencode_events import __version__, settings
+from opencode_events import __version__, configuration, settings
 from opencode_events.cli.options import setting_options, shown
 from opencode_events.settings import Settings
 
@@ -23,15 +23,15 @@ def run(config: Path | None, **flags: object) -> int:
     # Not at the top: it brings the whole server along, and the other commands, completion above all, start without it.
     from opencode_events import daemon
 
-    return daemon.run(settings.load(flags, None, config), ready=_say_where)
+    return daemon.run(configuration.load(flags, None, config), ready=_say_where)
 
 
 @click.command("check-config")
 @setting_options()
 def check_config(config: Path | None, **flags: object) -> None:
     """Check the settings and show each with where it came from. A bad one is named; the exit code is then 2."""
-    chosen = settings.gather(flags, None, config)
-    effective = settings.build(chosen)
+    chosen = configuration.gather(flags, None, config)
+    effective = configuration.build(chosen)
     for line in table(effective, {name: source for name, (_, source) in chosen.items()}):
         click.echo(line)
 

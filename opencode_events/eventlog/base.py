@@ -1,34 +1,65 @@
 """What the broker needs of an event log. Implementations stand beside this file and know nothing of the broker."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from opencode_events.cursor import Cursor
+from opencode_events.errors import OutOfSequence
 from opencode_events.events import Event
 
 
 class EventLog(Protocol):
     """One total order of events. Positions grow by one, without gaps, over all epochs.
 
-    Appending is atomic: all of a call's events have their place when it returns, or none has. An event whose
-    (id, is_sync) the log holds already is a duplicate and gets no second place. There is one writer, and a call may
-    start only when the one before it is over; the broker sees to that.
+    Appending is atomic: all of a batch's events have their place when it returns, or none has. An event whose
+    (id, is_sync) the log holds already is a duplicate and gets no second place. A sync event must be the next of its
+    aggregate; the first one seen of an aggregate is its baseline.
+
+    There is one writer: a call of `append_nowait`, `append` or `maintain` may start only when the one before it is
+    over. The broker sees to that. Everything else may be called at any time, beside them.
     """
 
     epoch: str
     head: int
 
-    def append_nowait(self, batches: Sequence[Sequence[Event]]) -> list["Appended"] | None:
+    def append_nowait(self, batches: Sequence[Sequence[Event]]) -> list["Outcome"] | None:
         """Append at once, or return None when that could hold the loop for more than a moment; then use `append`.
 
-        Raises LogUnavailable, with nothing stored.
+        Tells of each batch what became of it. Raises LogUnavailable, with nothing of any stored.
         """
 
-    async def append(self, batches: Sequence[Sequence[Event]]) -> list["Appended"]:
+    async def append(self, batches: Sequence[Sequence[Event]]) -> list["Outcome"]:
         """Append all batches in one transaction and tell of each. Raises LogUnavailable, with nothing stored.
 
         Must not be cancelled: the events may be in the log although nobody was told.
         """
+
+    async def maintain(self) -> bool:
+        """Do one small step of the log's own work, such as trimming; return whether there is more to do at once.
+
+        Called every second or so. Raises LogUnavailable when nothing could be appended now; a log that could not be
+        written is tried again here, so that it is known to be well without anybody publishing.
+        """
+
+    @property
+    def oldest(self) -> int:
+        """The oldest position that is retained; `head + 1` when there is none."""
+
+    async def read(self, after: int, until: int, query: "Query") -> "Page":
+        """Return the first of the events after position `after` and up to `until` that `query` asks for.
+
+        Raises LogUnavailable when nothing can be read now.
+        """
+
+    def history(self, known: Mapping[str, int]) -> AsyncIterator[Sequence["SyncRow"]]:
+        """Yield the sync events, a page at a time, that lie behind the sequence numbers in `known`.
+
+        All of those aggregates that are not in `known`. Aggregates come in the order in which they were first seen, the
+        events of each by their sequence. Raises LogUnavailable.
+        """
+
+    def cursor(self, position: int) -> Cursor:
+        """Return the place after `position`, which is 0, the head, or between them."""
 
     def is_known(self, cursor: Cursor) -> bool:
         """Tell whether `cursor` stands within an epoch of this log: its epoch is known and not beyond its end."""
@@ -43,9 +74,57 @@ class EventLog(Protocol):
 class Appended(NamedTuple):
     """What became of one batch: its events that are new, and the position of the first of them.
 
-    Those of one batch stand contiguously. `first` is 0 when there are none.
+    Those of one batch stand contiguously, in the epoch of that name. `first` is 0 when there are none.
     """
 
     first: int
     events: Sequence[Event]
     duplicates: int
+    epoch: str
+
+
+# A batch has its place, or breaks the sequence of an aggregate and is left out.
+Outcome = Appended | OutOfSequence
+
+
+class Query(NamedTuple):
+    """What a page shall hold. `max_events` and `max_bytes` (of envelopes) end it; one event may be larger than that.
+
+    `directory` asks for the plain events of one instance; None for everything. `matches` looks at an event's fields,
+    not at its text, which may be missing.
+    """
+
+    directory: str | None
+    matches: Callable[[Event], bool] | None
+    max_events: int
+    max_bytes: int
+
+
+class Stored(NamedTuple):
+    """An event at its place; `cursor` is the text that it has had from the beginning."""
+
+    position: int
+    cursor: bytes
+    event: Event
+
+
+class Page(NamedTuple):
+    """Everything that was asked for up to `last`, which is beyond the last event where others did not match.
+
+    `oldest` is the oldest position that was retained at that moment: if it is above the place that was asked for,
+    events are missing before the first of these.
+    """
+
+    events: Sequence[Stored]
+    last: int
+    oldest: int
+
+
+class SyncRow(NamedTuple):
+    """One row of opencode's `POST /sync/history`; `data` is JSON, as it was published."""
+
+    id: str
+    aggregate_id: str
+    seq: int
+    type: str
+    data: bytes

@@ -1,168 +1,270 @@
 """The event log in one SQLite file (WAL), or in memory.
 
-One connection, one writer. A small commit with `durability=normal` is a write into the page cache, some 30 us, and is
-done on the loop; whatever can wait for a disk (fsync, a large batch, a checkpoint) is done on the log's own
-thread while the loop goes on. Replay and retention are not here yet: the log only grows.
+A small commit with `durability=normal` is a write into the page cache, some 30 us, and is done on the loop; whatever
+can wait for a disk (fsync, a large batch, a checkpoint, trimming) is done on the log's writing thread while the loop
+goes on. Pages are read on a thread of their own, over a connection of their own: readers and the writer never wait for
+each other.
 """
 
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 from opencode_events.cursor import Cursor, mint_epoch
-from opencode_events.errors import DaemonError, LogUnavailable
-from opencode_events.eventlog.base import Appended
+from opencode_events.errors import DaemonError, LogUnavailable, OutOfSequence
+from opencode_events.eventlog import rescue, retention, rows
+from opencode_events.eventlog.base import Appended, Outcome, Page, Query, SyncRow
+from opencode_events.eventlog.database import MEMORY, Database, transaction
+from opencode_events.eventlog.epochs import Epoch, Epochs
 from opencode_events.events import Event
 from opencode_events.settings import EventLogSettings
-
-MEMORY = ":memory:"
-APPLICATION_ID = 0x6F636576  # "ocev"
-SCHEMA_VERSION = 1
-SCHEMA = """
-CREATE TABLE event (
-    position      INTEGER PRIMARY KEY,
-    id            TEXT    NOT NULL,
-    is_sync       INTEGER NOT NULL,
-    type          TEXT    NOT NULL,
-    directory     TEXT,
-    workspace     TEXT,
-    session       TEXT,
-    payload_start INTEGER NOT NULL,
-    payload_end   INTEGER NOT NULL,
-    envelope      BLOB    NOT NULL
-) STRICT;
-CREATE UNIQUE INDEX event_by_id ON event (id, is_sync);
-CREATE TABLE epoch (
-    epoch TEXT    PRIMARY KEY,
-    first INTEGER NOT NULL,
-    last  INTEGER
-) STRICT;
-"""
-INSERT = "INSERT INTO event VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id, is_sync) DO NOTHING"
 
 # More than this in one commit goes to the thread: at 5 us a row the loop would be held for over 2 ms.
 INLINE_EVENTS = 400
 INLINE_BYTES = 512 * 1024
-# Let the WAL grow to about 16 MiB between checkpoints; each costs two fsyncs, during which publishers wait.
-CHECKPOINT_BYTES = 16 * 1024 * 1024
-# A commit writes at least the last leaf of the table and one of the index.
-COMMIT_BYTES = 8 * 1024
+# A commit writes at least the last leaf of the table and one of each index.
+COMMIT_BYTES = 16 * 1024
+ROW_BYTES = 250
+# How SQLite says it.
+FULL = "database or disk is full"
+
+Result = TypeVar("Result")
 
 
 class SqliteLog:
-    """An `EventLog`. Opening it closes the epoch before and mints a new one. Raises DaemonError when it cannot."""
+    """An `EventLog`. Opening it closes the epoch before and mints a new one. Raises DaemonError when it cannot.
 
-    def __init__(self, path: Path | None, settings: EventLogSettings) -> None:
+    `clock` returns Unix time in seconds: the age of events is the one thing here that a wall clock decides.
+    """
+
+    def __init__(
+        self, path: Path | None, settings: EventLogSettings, *, clock: Callable[[], float] = time.time
+    ) -> None:
         self._path = path
+        self._settings = settings
         self._durable = settings.durability == "full" and path is not None
-        self._since_checkpoint = 0
-        self._closed = False
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="eventlog")
-        self.epoch = mint_epoch()
-        with contextlib.ExitStack() as undo:
+        self._clock = clock
+        self._is_closed = False
+        self._is_failing = False
+        self._is_full = False
+        self._is_between_epochs = False  # the file is another one, and the epoch of what comes into it has not begun
+        self._used_bytes = 0
+        self.head = 0
+        self._oldest: int | None = None
+        self._writes = ThreadPoolExecutor(1, thread_name_prefix="eventlog-write")
+        self._reads = ThreadPoolExecutor(1, thread_name_prefix="eventlog-read")
+        try:
+            if path is not None:
+                rescue.finish(path)
+            self._database = Database(path, durable=self._durable)
             try:
-                self._db = sqlite3.connect(path or MEMORY, isolation_level=None, check_same_thread=False, timeout=0)
-                undo.callback(self._db.close)
-                self._open()
-            except sqlite3.Error as error:
-                raise DaemonError(f"the event log {path or MEMORY} cannot be opened: {error}") from error
-            undo.pop_all()
+                self._begin_epoch()
+            except BaseException:
+                self._database.close()
+                raise
+        except (sqlite3.Error, OSError) as error:
+            raise DaemonError(f"the event log {path or MEMORY} cannot be opened: {error}") from error
 
-    def _open(self) -> None:
-        execute = self._db.execute
-        (is_new,) = execute("SELECT count(*) = 0 FROM sqlite_master").fetchone()
-        if not is_new and execute("PRAGMA application_id").fetchone() != (APPLICATION_ID,):
-            raise DaemonError(f"{self._path} is another program's database")
-        (version,) = execute("PRAGMA user_version").fetchone()
-        if version > SCHEMA_VERSION:
-            raise DaemonError(f"the event log {self._path} has schema {version}; this version knows {SCHEMA_VERSION}")
-        execute("PRAGMA journal_mode = WAL")
-        execute(f"PRAGMA synchronous = {'FULL' if self._durable else 'NORMAL'}")
-        execute("PRAGMA wal_autocheckpoint = 0")
-        if version == 0:
-            self._db.executescript(
-                f"BEGIN;{SCHEMA}PRAGMA application_id={APPLICATION_ID};PRAGMA user_version={SCHEMA_VERSION};COMMIT;"
-            )
-        (self.head,) = execute("SELECT coalesce(max(position), 0) FROM event").fetchone()
-        execute("BEGIN IMMEDIATE")
-        execute("UPDATE epoch SET last = ? WHERE last IS NULL", (self.head,))
-        execute("INSERT INTO epoch VALUES (?, ?, NULL)", (self.epoch, self.head + 1))
-        execute("COMMIT")
-        epochs = execute("SELECT epoch, first, last FROM epoch WHERE last IS NOT NULL").fetchall()
-        self._past = {epoch: (first, last) for epoch, first, last in epochs}
-        self._first = self.head + 1
-        self._checkpoint()
+    def _begin_epoch(self) -> None:
+        """Close the epoch before at the newest event that there is, or was in this process, and begin another one."""
+        execute = self._database.writer.execute
+        epoch = mint_epoch()
+        (newest,) = execute("SELECT max(position) FROM event").fetchone()
+        (marked,) = execute("SELECT max(value) FROM mark WHERE name = 'head'").fetchone()
+        head = max(newest or 0, marked or 0, self.head)
+        with self._database.patient(), transaction(self._database.writer):
+            # Rows that somebody deleted may have belonged to earlier epochs too: those end here as well.
+            execute("UPDATE epoch SET first = min(first, ? + 1), last = ? WHERE last IS NULL OR last > ?", (head,) * 3)
+            execute("INSERT INTO epoch VALUES (?, ?, NULL)", (epoch, head + 1))
+            execute("INSERT OR REPLACE INTO mark VALUES ('head', ?)", (head,))
+        past = execute("SELECT epoch, first, last FROM epoch WHERE last IS NOT NULL").fetchall()
+        self._epochs = Epochs((Epoch(*row) for row in past), Epoch(epoch, head + 1, None))
+        self.epoch, self.head, self._is_between_epochs = epoch, head, False
+        self._database.checkpoint()
+        self._look()
 
-    def append_nowait(self, batches: Sequence[Sequence[Event]]) -> list[Appended] | None:
+    # --- append
+
+    def append_nowait(self, batches: Sequence[Sequence[Event]]) -> list[Outcome] | None:
         """See `EventLog.append_nowait`."""
-        if self._durable or self._since_checkpoint > CHECKPOINT_BYTES:
+        if self._durable or self._is_failing or self._database.is_checkpoint_due or self._database.is_lost:
             return None
         if sum(map(len, batches)) > INLINE_EVENTS or sum(len(e.envelope) for b in batches for e in b) > INLINE_BYTES:
             return None
-        return self._commit(batches)
-
-    async def append(self, batches: Sequence[Sequence[Event]]) -> list[Appended]:
-        """See `EventLog.append`. Runs on the log's thread, and makes the checkpoint that is due."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._commit_and_checkpoint, batches)
-
-    def _commit_and_checkpoint(self, batches: Sequence[Sequence[Event]]) -> list[Appended]:
-        appended = self._commit(batches)
-        if self._since_checkpoint > CHECKPOINT_BYTES:
-            self._checkpoint()
-        return appended
-
-    def _commit(self, batches: Sequence[Sequence[Event]]) -> list[Appended]:
-        alone = len(batches) == 1 and len(batches[0]) == 1  # a statement of its own commits by itself
-        head, written = self.head, COMMIT_BYTES
-        appended = []
         try:
-            if not alone:
-                self._db.execute("BEGIN IMMEDIATE")
-            for batch in batches:
-                first, new = head + 1, []
-                for event in batch:
-                    row = (
-                        head + 1, event.id, event.is_sync, event.type, event.directory, event.workspace,
-                        event.session, event.start, event.end, event.envelope,
-                    )  # fmt: skip
-                    if self._db.execute(INSERT, row).rowcount:
-                        head += 1
-                        written += len(event.envelope) + 200
-                        new.append(event)
-                appended.append(Appended(first if new else 0, new, len(batch) - len(new)))
-            if not alone:
-                self._db.execute("COMMIT")
+            return self._commit(batches)
         except sqlite3.Error as error:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise LogUnavailable(str(error)) from error
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
+                return None  # another process writes: the thread can wait for it
+            raise self._unavailable(error) from error
+
+    async def append(self, batches: Sequence[Sequence[Event]]) -> list[Outcome]:
+        """See `EventLog.append`. Runs on the log's thread, and makes the checkpoint that is due."""
+        return await asyncio.get_running_loop().run_in_executor(self._writes, self._append, batches)
+
+    def _append(self, batches: Sequence[Sequence[Event]]) -> list[Outcome]:
+        with self._translating():
+            self._keep_file()
+            with self._database.patient():
+                outcomes = self._commit(batches)
+            self._is_failing = self._is_full = False
+            if self._database.is_checkpoint_due:
+                self._database.checkpoint()
+            return outcomes
+
+    def _commit(self, batches: Sequence[Sequence[Event]]) -> list[Outcome]:
+        """Append all batches in one transaction. Raises sqlite3.Error with nothing stored."""
+        db, head, written, now_ms = self._database.writer, self.head, COMMIT_BYTES, int(self._clock() * 1000)
+        # A lone plain event's statement commits by itself.
+        is_alone = len(batches) == 1 and len(batches[0]) == 1 and batches[0][0].seq is None
+        outcomes: list[Outcome] = []
+        with self._database.writing:
+            try:
+                if not is_alone:
+                    db.execute("BEGIN IMMEDIATE")
+                for batch in batches:
+                    outcome = self._insert(db, batch, head, now_ms)
+                    if isinstance(outcome, Appended):
+                        head += len(outcome.events)
+                        written += sum(len(event.envelope) + ROW_BYTES for event in outcome.events)
+                    outcomes.append(outcome)
+                if not is_alone:
+                    db.execute("COMMIT")
+            except BaseException:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+                raise
+        if self._oldest is None and head > self.head:
+            self._oldest = self.head + 1
         self.head = head
-        self._since_checkpoint += written
-        return appended
+        self._database.written += written
+        return outcomes
+
+    def _insert(self, db: sqlite3.Connection, batch: Sequence[Event], head: int, now_ms: int) -> Outcome:
+        """Insert one batch behind `head`; of one that breaks a sequence nothing is left."""
+        may_break = any(event.seq is not None for event in batch)
+        if may_break:
+            db.execute("SAVEPOINT batch")
+        new: list[Event] = []
+        outcome: Outcome
+        try:
+            for index, event in enumerate(batch):  # noqa: B007  # for the error
+                if rows.insert(db, head + 1 + len(new), event, now_ms):
+                    new.append(event)
+            outcome = Appended(head + 1 if new else 0, new, len(batch) - len(new), self.epoch)
+        except OutOfSequence as error:
+            error.index = index
+            db.execute("ROLLBACK TO batch")
+            outcome = error
+        if may_break:
+            db.execute("RELEASE batch")
+        return outcome
+
+    # --- the log's own work
+
+    async def maintain(self) -> bool:
+        """See `EventLog.maintain`."""
+        return await asyncio.get_running_loop().run_in_executor(self._writes, self._maintain)
+
+    def _maintain(self) -> bool:
+        with self._translating(), self._database.writing:
+            self._keep_file()
+            database = self._database
+            if not database.has_room() and self._is_full:
+                raise sqlite3.OperationalError(FULL)
+            if self._is_failing:  # is it well again? A commit tells, and nothing else does
+                database.writer.execute("UPDATE mark SET value = max(value, ?) WHERE name = 'head'", (self.head,))
+                self._is_failing = self._is_full = False
+            settings = self._settings
+            since_ms = int((self._clock() - settings.log_max_age_s) * 1000)
+            limits = retention.Limits(settings.log_max_events, settings.log_max_bytes, since_ms)
+            with database.patient():
+                trimmed = retention.trim(database.writer, self.head, limits, database.used_bytes())
+            database.written += trimmed.size + trimmed.events * ROW_BYTES
+            if database.is_checkpoint_due:
+                database.checkpoint()
+            self._look()
+            return trimmed.events > 0
+
+    def _keep_file(self) -> None:
+        """If what is committed would not be found at the path, bring everything to a new file there."""
+        if self._database.is_lost:
+            held = range(self.oldest, self.head + 1)
+            self._database = rescue.rescue(self._database, held, durable=self._durable)
+            self._is_between_epochs = True
+        if self._is_between_epochs:
+            self._begin_epoch()
+
+    def _look(self) -> None:
+        """Note what others may have changed, such as a `log trim`."""
+        (self._oldest,) = self._database.writer.execute("SELECT min(position) FROM event").fetchone()
+        self._used_bytes = self._database.used_bytes()
+
+    @contextlib.contextmanager
+    def _translating(self) -> Iterator[None]:
+        """Turn what SQLite, the system or a file that is not ours raise into LogUnavailable."""
+        try:
+            yield
+        except (sqlite3.Error, OSError, DaemonError) as error:
+            raise self._unavailable(error) from error
+
+    def _unavailable(self, error: Exception) -> LogUnavailable:
+        self._is_failing, self._is_full = True, FULL in str(error)
+        return LogUnavailable(str(error))
+
+    # --- read
+
+    @property
+    def oldest(self) -> int:
+        """See `EventLog.oldest`."""
+        return self.head + 1 if self._oldest is None else self._oldest
+
+    async def read(self, after: int, until: int, query: Query) -> Page:
+        """See `EventLog.read`."""
+        return await self._on_reader(rows.read_page, after, until, query, self._epochs)
+
+    async def history(self, known: Mapping[str, int]) -> AsyncIterator[Sequence[SyncRow]]:
+        """See `EventLog.history`."""
+        place: rows.Place | None = rows.Place()
+        while place is not None:
+            page, place = await self._on_reader(rows.read_history, known, place)
+            if page:
+                yield page
+
+    async def _on_reader(self, read: Callable[..., Result], *arguments: object) -> Result:
+        """Call `read` with the reading connection, on the reading thread."""
+
+        def work() -> Result:
+            try:
+                with self._database.reading() as db:
+                    return read(db, *arguments)
+            except sqlite3.Error as error:
+                raise LogUnavailable(str(error)) from error
+
+        return await asyncio.get_running_loop().run_in_executor(self._reads, work)
+
+    # --- what can be asked
+
+    def cursor(self, position: int) -> Cursor:
+        """See `EventLog.cursor`."""
+        return self._epochs.cursor(position)
 
     def is_known(self, cursor: Cursor) -> bool:
         """See `EventLog.is_known`. An epoch's cursors begin before its first event."""
-        past = self._past.get(cursor.epoch)
-        first, last = past or (self._first, self.head)
-        return (past is not None or cursor.epoch == self.epoch) and first - 1 <= cursor.position <= last
-
-    def _checkpoint(self) -> None:
-        """Bring the WAL's pages home. One that another process holds up is tried again 16 MiB later."""
-        self._since_checkpoint = 0
-        try:
-            self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
-        except sqlite3.OperationalError:
-            return
+        return self._epochs.is_known(cursor, self.head)
 
     def close(self) -> None:
         """See `EventLog.close`."""
-        if not self._closed:
-            self._closed = True
-            self._thread.shutdown()
-            self._db.close()
+        if not self._is_closed:
+            self._is_closed = True
+            self._reads.shutdown()
+            self._writes.shutdown()
+            self._database.close()
 
     def statistics(self) -> dict[str, object]:
         """See `EventLog.statistics`."""
@@ -170,5 +272,8 @@ class SqliteLog:
             "path": str(self._path or MEMORY),
             "epoch": self.epoch,
             "head": self.head,
+            "oldest": self.oldest,
+            "events": self.head - self.oldest + 1,
+            "used_bytes": self._used_bytes,
             "durability": "full" if self._durable else "normal",
         }
