@@ -15,6 +15,7 @@ Format = Literal["sse", "ndjson"]
 
 CONNECTED = "server.connected"
 HEARTBEAT = "server.heartbeat"
+LIVE = "server.stream.live"
 EXPIRED = "server.stream.expired"
 LAGGING = "server.stream.lagging"
 CLOSING = "server.stream.closing"

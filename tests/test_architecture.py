@@ -22,20 +22,22 @@ PICTURE: dict[str, set[str]] = {
     "errors": set(),
     "jsontext": set(),
     "cursor": {"errors"},
-    "events": {"errors", "jsontext"},
+    "twins": {"jsontext"},
+    "events": {"errors", "jsontext", "twins"},
     "settings": {"errors"},
+    "configuration": {"errors", "settings"},
     "statedir": {"errors"},
     "sockets": {"errors", "settings"},
     "systemd": {"errors"},
     # 2: they do not know each other
-    "eventlog": {"errors", "cursor", "events", "settings"},
+    "eventlog": {"errors", "cursor", "events", "settings", "twins"},
     "wire": {"errors", "jsontext", "cursor", "events"},
     "logs": {"errors", "settings"},
     # 3: the broker sees a protocol, not the databases that fulfil it
     "broker": {"errors", "cursor", "events", "settings", "wire", "eventlog.base"},
     "watchdog": {"errors", "settings", "broker"},
     # 4: they do not know each other, nor the watchdog
-    "web": {"errors", "jsontext", "cursor", "events", "settings", "logs", "wire", "eventlog.base", "broker"},
+    "web": {"errors", "jsontext", "cursor", "twins", "events", "settings", "logs", "wire", "eventlog.base", "broker"},
     "relay": {"errors", "jsontext", "cursor", "events", "settings", "logs", "wire", "broker"},
     # 5: the only one that knows all the parts
     "daemon": {
@@ -44,7 +46,11 @@ PICTURE: dict[str, set[str]] = {
     },
     # 6: these use the daemon from outside, over HTTP, like any stranger; only the command line may also start it
     "bench": {"errors", "events", "settings", "wire"},
-    "cli": {"errors", "cursor", "events", "settings", "statedir", "wire", "logs", "daemon", "bench"},
+    # ...and look into the log's file where no daemon needs to run.
+    "cli": {
+        "errors", "cursor", "events", "settings", "configuration", "statedir", "eventlog", "wire", "logs", "daemon",
+        "bench",
+    },
     "__main__": {"cli"},
 }  # fmt: skip
 
@@ -52,7 +58,10 @@ PICTURE: dict[str, set[str]] = {
 NOT_BELOW_THE_BROKER = {"aiohttp", "aiohttp_sse", "sqlite3"}
 
 # Modules that run without a loop, a clock, a socket or a thread, so that a bug there is found with a three-line test.
-PURE = {"errors", "jsontext", "cursor", "events", "wire", "broker.selection", "broker.backlog"}
+PURE = {
+    "errors", "jsontext", "cursor", "twins", "events", "wire", "broker.selection", "broker.backlog", "broker.feed",
+    "broker.budget", "broker.outbox", "broker.recent", "eventlog.epochs",
+}  # fmt: skip
 IMPURE = {
     "_thread", "aiohttp", "aiohttp_sse", "asyncio", "datetime", "multiprocessing", "select", "selectors", "signal",
     "socket", "sqlite3", "ssl", "subprocess", "threading", "time", "uvloop",

@@ -1,14 +1,15 @@
 """The broker: the only place where "stored" and "sent" meet.
 
 Publish: append to the log, then fan out in log order, then answer. Nobody sees an event that a crash of the process
-could take back, and nobody who was answered loses one. Subscribe: register at once, before the response starts, at the
-head as it stands; as both happen on one loop, every event is either before that head or in the subscriber's feed.
+could take back, and nobody who was answered loses one. Subscribe: register at once, before the response starts. A fresh
+one joins its feed at the head as it stands; as both happen on one loop, every event is either before that head or in
+the subscriber's feed. One that resumes joins when its replay has come to the head: `replay` argues that.
 """
 
 import asyncio
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 import structlog
 
@@ -18,11 +19,14 @@ from opencode_events.broker.connection import Terms
 from opencode_events.broker.feeds import Feeds
 from opencode_events.broker.flusher import Flusher
 from opencode_events.broker.lifecycle import FORCED, Reason, State
+from opencode_events.broker.recent import Recent
+from opencode_events.broker.replay import Replayer, shielded
+from opencode_events.broker.report import farewell, report
 from opencode_events.broker.selection import Selection
 from opencode_events.broker.subscriber import Subscriber
 from opencode_events.cursor import Cursor
 from opencode_events.errors import Busy
-from opencode_events.eventlog.base import Appended, EventLog
+from opencode_events.eventlog.base import Appended, EventLog, Stored, SyncRow
 from opencode_events.events import Event
 from opencode_events.settings import BrokerSettings
 
@@ -30,6 +34,8 @@ log = structlog.get_logger()
 
 # Seconds that a connection may take to report its own reset: the loop tells it in the next turn.
 RESET_S = 1.0
+# Seconds between two times that the log looks after itself.
+UPKEEP_S = 1.0
 # The share of the budget that is made free when it is exceeded: looking for the largest costs a look at everybody.
 BUDGET_ROOM = 1 / 16
 
@@ -50,10 +56,15 @@ class Broker:
         self._flusher = Flusher(settings, loop, lambda: self._looked_at)
         self._feeds = Feeds(settings, self._flusher)
         self._committer = Committer(eventlog, loop, self._fan_out, self._flusher.caught_up)
+        self._recent = Recent(settings, eventlog.head)
+        self._replayer = Replayer(settings, eventlog, loop, self._recent, lambda: self._looked_at, self._rejoin)
+        self.wants_page = self._replayer.want
         self._emptied = asyncio.Event()
         self._numbers = 0
         self._published = 0
         self._duplicates = 0
+        self._fell_behind = 0
+        self._caught_up = 0
         self._closings: dict[str, int] = {}
 
     # --- publish
@@ -61,9 +72,9 @@ class Broker:
     async def publish(self, events: Sequence[Event]) -> Appended:
         """Append `events` as one, fan them out, and tell what became of them.
 
-        Raises LogUnavailable, with nothing stored, or Busy while the daemon shuts down. Never waits for a subscriber;
-        when the loop is behind with writing, it waits for the loop. If the caller is cancelled, the events may have
-        their place all the same.
+        Raises LogUnavailable or OutOfSequence, with nothing stored, or Busy while the daemon shuts down. Never waits
+        for a subscriber; when the loop is behind with writing, it waits for the loop. If the caller is cancelled, the
+        events may have their place all the same.
         """
         if self.is_draining:
             raise Busy("the daemon is shutting down", retry_after_s=1)
@@ -73,25 +84,31 @@ class Broker:
         return appended
 
     async def run(self) -> None:
-        """Make the commits that are too slow for the loop, and the heartbeats, until cancelled."""
+        """Make slow commits, replays, and what is due from time to time, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._committer.run(), name="commit")
+            tasks.create_task(self._replayer.run(), name="replay")
+            tasks.create_task(self._upkeep(), name="upkeep")
             tasks.create_task(self._heartbeats(), name="heartbeat")
 
     def _fan_out(self, appended: Appended) -> None:
         """Give stored events to the feeds that want them."""
         self._published += len(appended.events)
         self._duplicates += appended.duplicates
-        epoch = self._log.epoch.encode()
+        epoch = appended.epoch.encode()
         for position, event in enumerate(appended.events, appended.first):
             cursor = b"%b-%d" % (epoch, position)
             self._looked_at = position
+            self._recent.append(Stored(position, cursor, event))
             self._feeds.gather(event, position, cursor)
 
     # --- subscribe
 
-    def subscribe(self, selection: Selection, terms: Terms) -> Subscriber:
-        """Register a subscriber, which gets every event after `head` from now on. Raises Busy at a limit."""
+    def subscribe(self, selection: Selection, terms: Terms, after: int | None = None) -> Subscriber:
+        """Register a subscriber, which gets every event after `head` from now on, or after the position `after`.
+
+        Raises Busy at a limit.
+        """
         if self.is_draining:
             raise Busy("the daemon is shutting down", retry_after_s=1)
         if len(self.subscribers) >= self.settings.max_subscribers:
@@ -99,13 +116,35 @@ class Broker:
             raise Busy(f"max_subscribers ({limit}) are subscribed", retry_after_s=5, limit=limit)
         feed = self._feeds.find(selection)
         self._numbers += 1
-        subscriber = Subscriber(self._numbers, self, feed, terms, self._looked_at)
+        place, state = (self._looked_at, State.LIVE) if after is None else (after, State.REPLAYING)
+        subscriber = Subscriber(self._numbers, self, feed, terms, place, state=state)
         self.subscribers[subscriber.id] = subscriber
-        feed.join(subscriber)
-        log.info("subscriber.opened", subscriber=subscriber.id, peer=terms.peer, stream=selection.stream)
+        if after is None:
+            self._feeds.join(subscriber)
+        else:
+            self._feeds.part(subscriber)
+        log.info(
+            "subscriber.opened",
+            subscriber=subscriber.id,
+            peer=terms.peer,
+            stream=selection.stream,
+            replays=0 if after is None else self._looked_at - after,
+        )
         return subscriber
 
+    def _rejoin(self, subscriber: Subscriber) -> None:
+        """Make a subscriber live whose place is the head."""
+        self._caught_up += 1
+        subscriber.go_live()
+        if subscriber.state is State.LIVE:  # a connection may have broken meanwhile
+            self._feeds.join(subscriber)
+
     # --- what handles tell
+
+    def fell_behind(self, subscriber: Subscriber) -> None:
+        """See `subscriber.Owner`."""
+        self._fell_behind += 1
+        self._feeds.part(subscriber)
 
     def closing(self, subscriber: Subscriber) -> None:
         """See `subscriber.Owner`."""
@@ -120,19 +159,8 @@ class Broker:
         assert subscriber.reason is not None
         reason = subscriber.reason.value
         self._closings[reason] = self._closings.get(reason, 0) + 1
-        peak_events, peak_bytes = subscriber.peak
         tell = log.warning if subscriber.reason in FORCED else log.info
-        tell(
-            "subscriber.closed",
-            subscriber=subscriber.id,
-            peer=subscriber.terms.peer,
-            reason=reason,
-            open_s=round(self.clock() - subscriber.opened_at, 3),
-            sent_events=subscriber.sent_events,
-            sent_bytes=subscriber.sent_bytes,
-            peak_queued_events=peak_events,
-            peak_queued_bytes=peak_bytes,
-        )
+        tell("subscriber.closed", **farewell(subscriber, self.clock()))
 
     def over_budget(self) -> None:
         """Cut those who hold most, until what is held fits, with some room: it is not done for every byte.
@@ -152,7 +180,7 @@ class Broker:
             held = most.held_bytes
             if self.budget.held <= enough or not held:
                 return
-            most.close(Reason.OVERFLOW_MEMORY)
+            most.give_up(Reason.OVERFLOW_MEMORY)
             if self.budget.held > enough and 2 * most.held_bytes > held:
                 most.reset(Reason.OVERFLOW_MEMORY)
 
@@ -162,6 +190,14 @@ class Broker:
         while True:
             await asyncio.sleep(self.settings.heartbeat_s)
             self._feeds.heartbeat(self.head)
+            for subscriber in list(self.subscribers.values()):
+                if subscriber.is_behind:
+                    shielded(subscriber, Subscriber.heartbeat)
+
+    async def _upkeep(self) -> None:
+        while True:
+            await asyncio.sleep(UPKEEP_S)
+            self._committer.look_after_log()
 
     async def drain(self, wait_s: float) -> None:
         """End every subscription: what is buffered has `wait_s` seconds to be read, then connections are reset.
@@ -193,13 +229,36 @@ class Broker:
         """The cursor of the last event that was fanned out."""
         return self.cursor(self._looked_at)
 
+    @property
+    def head_position(self) -> int:
+        """The position of the last event that was fanned out."""
+        return self._looked_at
+
+    @property
+    def oldest_position(self) -> int:
+        """The position of the oldest event that can be had; behind the head when there is none."""
+        return min(self._log.oldest, self._looked_at + 1)
+
+    @property
+    def trouble(self) -> str | None:
+        """Why something cannot be published, or replayed, now; None when all is well."""
+        return "the daemon is shutting down" if self.is_draining else self._committer.trouble or self._replayer.trouble
+
+    def history(self, known: Mapping[str, int]) -> AsyncIterator[Sequence[SyncRow]]:
+        """Yield the sync events behind `known`, a page at a time: see `EventLog.history`."""
+        return self._log.history(known)
+
     def cursor(self, position: int) -> str:
-        """Return the cursor after `position`, in this daemon's epoch."""
-        return str(Cursor(self._log.epoch, position))
+        """Return the cursor after `position`."""
+        return str(self._log.cursor(position))
 
     def is_known(self, cursor: Cursor) -> bool:
         """Tell whether `cursor` was given out by this log, in this daemon's epoch or an earlier one."""
-        return self._log.is_known(cursor)
+        return cursor.position <= self._looked_at and self._log.is_known(cursor)
+
+    def reports(self) -> list[dict[str, object]]:
+        """Return one object for each handle, in order of arrival."""
+        return [report(subscriber, self) for subscriber in self.subscribers.values()]
 
     def statistics(self) -> dict[str, object]:
         """Return counts since the start, and what is held now."""
@@ -212,6 +271,10 @@ class Broker:
             "subscribers_by_state": {state.value: states.count(state) for state in State if state in states},
             "subscribers_opened": self._numbers,
             "subscribers_closed": dict(self._closings),
+            "fell_behind": self._fell_behind,
+            "caught_up": self._caught_up,
+            "replay_pages": self._replayer.pages,
+            "replayed_events": self._replayer.events,
             "selections": len(self._feeds),
             "flushes": self._flusher.flushes,
             "last_flush_s": round(self._flusher.last_flush_s, 6),

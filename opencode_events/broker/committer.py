@@ -2,7 +2,8 @@
 
 The first of a turn commits at once, so that a lone publisher waits for nobody; those who come after it in the same turn
 share one commit at its end. What could hold the loop (an fsync, a large batch, a checkpoint) goes to the log's own
-thread, one at a time. What is stored is handed on in log order, before its publisher is answered.
+thread, one at a time, and so do the steps of the log's own work, one between two commits at most. What is stored is
+handed on in log order, before its publisher is answered.
 """
 
 import asyncio
@@ -10,12 +11,16 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
-from opencode_events.errors import LogUnavailable
-from opencode_events.eventlog.base import Appended, EventLog
+from opencode_events.errors import LogUnavailable, OutOfSequence
+from opencode_events.eventlog.base import Appended, EventLog, Outcome
 from opencode_events.events import Event
 
 # Events of a large batch that are handed on between two turns of the loop: about 1 ms for each feed.
 GROUP_EVENTS = 500
+# Between two steps of the log's own work publishers have it to themselves for so many times as long as a step took;
+# unless meanwhile so many events came that it would never be done.
+UPKEEP_PAUSE = 2.0
+UPKEEP_EVENTS = 500
 # And bytes: what feeds gather before they are flushed.
 GROUP_BYTES = 512 * 1024
 
@@ -44,10 +49,16 @@ class Committer:
         self._is_busy = False  # a commit is under way, or was made in this turn of the loop
         self._waiting: list[_Waiting] = []
         self._handed_over = asyncio.Event()
-        self._has_failed = False
+        self._has_upkeep = False  # the log has work of its own to do, now
+        self._has_more_upkeep = False  # or in a moment
+        self._since_upkeep = 0
+        self._trouble: str | None = None  # why nothing can be stored
+        self._upkeep_trouble: str | None = None  # why the log cannot look after itself
 
     async def commit(self, events: Sequence[Event]) -> Appended:
-        """Append `events` as one and hand on those that are new. Raises LogUnavailable, with nothing stored.
+        """Append `events` as one and hand on those that are new.
+
+        Raises LogUnavailable or OutOfSequence, with nothing of them stored.
 
         If the caller is cancelled, the events may have their place, and be handed on, all the same.
         """
@@ -61,15 +72,35 @@ class Committer:
             return await future
         self._is_busy = True
         self._loop.call_soon(self._commit_waiting)
+        if isinstance(appended[0], OutOfSequence):
+            raise appended[0]
+        self._count(appended[0])
         self._stored(appended[0])
         return appended[0]
+
+    @property
+    def trouble(self) -> str | None:
+        """What is wrong with the log; None when all is well."""
+        return self._trouble or self._upkeep_trouble
+
+    def look_after_log(self) -> None:
+        """Have the log do its own work, when it is its turn."""
+        self._has_upkeep = True
+        if not self._is_busy:
+            self._is_busy = True
+            self._handed_over.set()
 
     async def run(self) -> None:
         """Make the commits that could hold the loop, until cancelled."""
         while True:
             await self._handed_over.wait()
             self._handed_over.clear()
+            if self._has_upkeep:
+                await self._keep_up()
             waiting = self._take_waiting()
+            if not waiting:
+                self._commit_waiting()
+                continue
             try:
                 appended = await self._log.append([events for events, _ in waiting])
             except LogUnavailable as error:
@@ -77,12 +108,42 @@ class Committer:
             else:
                 self._note_success()
                 for one, (_, future) in zip(appended, waiting, strict=True):
-                    await self._hand_on(one)
+                    if isinstance(one, Appended):
+                        self._count(one)
+                        await self._hand_on(one)
                     _answer(future, one)
             self._commit_waiting()
 
+    async def _keep_up(self) -> None:
+        """Have the log do one step of its own work."""
+        self._has_upkeep = self._has_more_upkeep = False
+        began = self._loop.time()
+        try:
+            self._has_more_upkeep = await self._log.maintain()
+        except LogUnavailable as error:
+            if self._upkeep_trouble is None:
+                log.error("eventlog.upkeep_failed", reason=error.reason)
+            self._upkeep_trouble = error.reason
+            return
+        if self._upkeep_trouble is not None:
+            self._upkeep_trouble = None
+            log.info("eventlog.recovered")
+        self._note_success()
+        self._since_upkeep = 0
+        if self._has_more_upkeep:
+            self._loop.call_later(UPKEEP_PAUSE * (self._loop.time() - began), self.look_after_log)
+
+    def _count(self, appended: Appended) -> None:
+        """Note that events came: the log's own work may not wait for ever."""
+        self._since_upkeep += len(appended.events)
+        if self._has_more_upkeep and self._since_upkeep >= UPKEEP_EVENTS:
+            self._has_upkeep = True
+
     def _commit_waiting(self) -> None:
         """Commit what waits, on the loop if that is quick; called while busy, which it ends if nobody waits."""
+        if self._has_upkeep:
+            self._handed_over.set()
+            return
         if not self._waiting:
             self._is_busy = False
             return
@@ -95,7 +156,9 @@ class Committer:
                 self._handed_over.set()
                 return
             for one, (_, future) in zip(appended, self._take_waiting(), strict=True):
-                self._stored(one)
+                if isinstance(one, Appended):
+                    self._count(one)
+                    self._stored(one)
                 _answer(future, one)
         self._loop.call_soon(self._commit_waiting)
 
@@ -107,7 +170,7 @@ class Committer:
             while end < len(appended.events) and end - start < GROUP_EVENTS and size < GROUP_BYTES:
                 size += len(appended.events[end].envelope)
                 end += 1
-            self._stored(Appended(appended.first + start, appended.events[start:end], duplicates))
+            self._stored(Appended(appended.first + start, appended.events[start:end], duplicates, appended.epoch))
             await asyncio.sleep(0)
             await self._keep_pace()
             if end == len(appended.events):
@@ -118,7 +181,7 @@ class Committer:
         waiting, self._waiting = self._waiting, []
         return waiting
 
-    def _append_nowait(self, batches: Sequence[Sequence[Event]]) -> list[Appended] | None:
+    def _append_nowait(self, batches: Sequence[Sequence[Event]]) -> list[Outcome] | None:
         try:
             appended = self._log.append_nowait(batches)
         except LogUnavailable as error:
@@ -137,17 +200,22 @@ class Committer:
 
     def _note_failure(self, error: LogUnavailable) -> None:
         """Say once per episode that nothing can be stored."""
-        if not self._has_failed:
-            self._has_failed = True
+        is_news = self._trouble is None
+        self._trouble = error.reason
+        if is_news:
             log.error("eventlog.failed", reason=error.reason)
 
     def _note_success(self) -> None:
-        if self._has_failed:
-            self._has_failed = False
+        if self._trouble is not None:
+            self._trouble = None
             log.info("eventlog.recovered")
 
 
-def _answer(future: "asyncio.Future[Appended]", appended: Appended) -> None:
+def _answer(future: "asyncio.Future[Appended]", outcome: Outcome) -> None:
     """Tell a publisher, unless it has gone."""
-    if not future.done():
-        future.set_result(appended)
+    if future.done():
+        return
+    if isinstance(outcome, Appended):
+        future.set_result(outcome)
+    else:
+        future.set_exception(outcome)

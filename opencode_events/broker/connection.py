@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 End = Literal["clean", "abort"]
+OnOverflow = Literal["end", "catchup"]
 
 
 class Connection(Protocol):
@@ -24,8 +25,12 @@ class Connection(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
-    """How one subscription is served: who it is, how it wants to be ended, whether its bytes come in HTTP's chunks."""
+    """How one subscription is served: who it is, what is done at its cap, how it is ended, and how it is framed.
+
+    `is_chunked` tells whether its bytes come in HTTP's chunks.
+    """
 
     peer: str
+    on_overflow: OnOverflow
     end: End
     is_chunked: bool

@@ -40,11 +40,12 @@ class Sealed:
     with all other feeds, and a thousand feeds that wait to be flushed hold an event once.
     """
 
-    __slots__ = ("_events", "_frames", "_last", "_segment", "ends", "members", "size")
+    __slots__ = ("_events", "_frames", "_last", "_segment", "ends", "feed", "members", "size")
 
     def __init__(
-        self, frames: list[bytes], events: int, last: int, members: Sequence["Subscriber"], *, ends: bool
+        self, feed: "Feed", frames: list[bytes], events: int, last: int, members: Sequence["Subscriber"], *, ends: bool
     ) -> None:
+        self.feed = feed
         self.members = members
         self.ends = ends
         self.size = sum(map(len, frames))
@@ -66,7 +67,9 @@ class Feed:
     """A selection's subscribers, and the frames gathered for them since the last flush.
 
     Whoever joins while frames are waiting gets those that come after it, and none before: it is a newcomer until
-    the next seal, which makes a shorter segment for it. `events` and `bytes` are what is gathered.
+    the next seal, which makes a shorter segment for it. `away` are those who read from the log, and come back here.
+    `events` and `bytes` are what is gathered; `sealed` and `written` count what was closed and what of that is out:
+    who was away may come back when all that was sealed with it is out.
     """
 
     __slots__ = (
@@ -74,10 +77,13 @@ class Feed:
         "_members",
         "_newcomers",
         "_snapshot",
+        "away",
         "bytes",
         "events",
         "matches",
+        "sealed",
         "selection",
+        "written",
     )
 
     def __init__(self, selection: Selection) -> None:
@@ -87,14 +93,23 @@ class Feed:
         self._snapshot: tuple[Subscriber, ...] | None = ()
         self._newcomers: dict[Subscriber, tuple[int, int]] = {}  # -> how many frames, and events, it came after
         self._frames: list[bytes] = []
+        self.away: dict[Subscriber, None] = {}
         self.events = 0
         self.bytes = 0
+        self.sealed = 0
+        self.written = 0
 
     def __len__(self) -> int:
-        return len(self._members) + len(self._newcomers)
+        return len(self._members) + len(self._newcomers) + len(self.away)
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether anybody gets what is appended."""
+        return bool(self._members or self._newcomers)
 
     def join(self, subscriber: "Subscriber") -> None:
         """Give `subscriber` everything that is appended from now on."""
+        self.away.pop(subscriber, None)
         if self._frames:
             self._newcomers[subscriber] = (len(self._frames), self.events)
         else:
@@ -107,6 +122,7 @@ class Feed:
             del self._members[subscriber]
             self._snapshot = None
         self._newcomers.pop(subscriber, None)
+        self.away.pop(subscriber, None)
 
     def append(self, frame: bytes, *, is_event: bool = True) -> None:
         """Gather one frame."""
@@ -123,7 +139,8 @@ class Feed:
         if self._members:
             if self._snapshot is None:
                 self._snapshot = tuple(self._members)
-            yield Sealed(frames, events, last, self._snapshot, ends=ends)
+            self.sealed += 1
+            yield Sealed(self, frames, events, last, self._snapshot, ends=ends)
         if self._newcomers:
             groups: dict[tuple[int, int], list[Subscriber]] = {}
             for subscriber, came_after in self._newcomers.items():
@@ -133,4 +150,5 @@ class Feed:
             self._newcomers = {}
             for (skipped, before), members in groups.items():
                 if skipped < len(frames):
-                    yield Sealed(frames[skipped:], events - before, last, members, ends=ends)
+                    self.sealed += 1
+                    yield Sealed(self, frames[skipped:], events - before, last, members, ends=ends)

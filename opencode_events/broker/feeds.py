@@ -1,6 +1,6 @@
 """All feeds: how an event finds those that want it, and how a selection finds its feed. Knows no subscriber's state."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from opencode_events import wire
 from opencode_events.broker.feed import Feed
@@ -8,11 +8,8 @@ from opencode_events.broker.flusher import Flusher
 from opencode_events.broker.selection import Selection
 from opencode_events.broker.subscriber import Subscriber
 from opencode_events.errors import Busy
-from opencode_events.events import DISPOSED, Event
+from opencode_events.events import DISPOSED, NO_INSTANCE, Event
 from opencode_events.settings import BrokerSettings
-
-# opencode's name for what belongs to no instance: no instance stream carries it.
-NO_INSTANCE = "global"
 
 # Feeds that are found, and encoded, together.
 _Siblings = dict[wire.Format, list[Feed]]
@@ -45,16 +42,51 @@ class Feeds:
                 detail = f"max_selections ({limit}) are in use: subscribe with a common one"
                 raise Busy(detail, retry_after_s=5, limit=limit)
             feed = self._by_selection[selection] = Feed(selection)
-            self._siblings(selection).append(feed)
         return feed
+
+    def join(self, subscriber: Subscriber) -> None:
+        """Give a subscriber everything that its feed gathers from now on."""
+        feed = subscriber.feed
+        if not feed.is_heard:
+            self._siblings(feed.selection).append(feed)
+        feed.join(subscriber)
+
+    def part(self, subscriber: Subscriber) -> None:
+        """Give a subscriber nothing for now: it reads from the log, and keeps its feed to come back to."""
+        feed, selection = subscriber.feed, subscriber.feed.selection
+        was_heard = feed.is_heard
+        feed.leave(subscriber)
+        if self._by_selection.get(selection) is not feed:  # it has ended, and is not out yet: what follows has another
+            self._succeed(selection, [subscriber])
+            return
+        feed.away[subscriber] = None
+        if was_heard:
+            self._forget_unheard(feed)
+
+    def _succeed(self, selection: Selection, away: Iterable[Subscriber]) -> None:
+        """Give those who are behind, and were in a feed that has ended, the one of what follows."""
+        successor = self._by_selection.setdefault(selection, Feed(selection))
+        for subscriber in away:
+            successor.away[subscriber] = None
+            subscriber.feed = successor
 
     def leave(self, subscriber: Subscriber) -> None:
         """Give a subscriber nothing more; its feed ends with its last member. Leaving twice is fine."""
         feed, selection = subscriber.feed, subscriber.feed.selection
+        was_heard = feed.is_heard
         feed.leave(subscriber)
-        if len(feed) or self._by_selection.get(selection) is not feed:
+        if self._by_selection.get(selection) is not feed:
             return
-        del self._by_selection[selection]
+        if not len(feed):
+            del self._by_selection[selection]
+        if was_heard:
+            self._forget_unheard(feed)
+
+    def _forget_unheard(self, feed: Feed) -> None:
+        """Gather nothing for a feed that nobody hears."""
+        selection = feed.selection
+        if feed.is_heard:
+            return
         self._siblings(selection).remove(feed)
         if selection.directory is not None and not any(self._instances[selection.directory].values()):
             del self._instances[selection.directory]
@@ -74,6 +106,8 @@ class Feeds:
     def heartbeat(self, cursor: str) -> None:
         """Append a heartbeat to every feed, in its order."""
         for feed in self:
+            if not feed.is_heard:
+                continue
             stream, form = feed.selection.stream, feed.selection.form
             feed.append(wire.control(stream, form, wire.HEARTBEAT, cursor=cursor), is_event=False)
             self._flusher.want(feed)
@@ -106,3 +140,6 @@ class Feeds:
                 self._flusher.seal(feed, position, ends=True)
                 self._flusher.want(feed)
                 del self._by_selection[feed.selection]
+                if feed.away:  # they read on, and come to what follows
+                    self._succeed(feed.selection, feed.away)
+                    feed.away = {}

@@ -15,7 +15,8 @@ import structlog
 
 from opencode_events.broker.feed import Feed, Sealed
 from opencode_events.broker.lifecycle import Reason
-from opencode_events.broker.subscriber import WRITE_BYTES, Subscriber
+from opencode_events.broker.outbox import WRITE_BYTES
+from opencode_events.broker.subscriber import Subscriber
 from opencode_events.settings import BrokerSettings
 
 log = structlog.get_logger()
@@ -118,6 +119,7 @@ class Flusher:
             self._next += len(members)
             if self._next >= len(sealed.members):
                 self._flushing.popleft()
+                sealed.feed.written += 1
                 self._unwritten_bytes -= sealed.size
                 self._next = 0
         if self._waiters and not self.is_behind:
@@ -159,10 +161,10 @@ def _write(sealed: Sealed, members: Sequence[Subscriber]) -> None:
                 subscriber.sent_events += events
                 subscriber.sent_bytes += size
                 direct(data)
+                if sealed.ends:
+                    subscriber.close(Reason.DISPOSED)
             else:
-                subscriber.deliver(segment)
-            if sealed.ends:
-                subscriber.close(Reason.DISPOSED)
+                subscriber.deliver(segment, ends=sealed.ends)
         except Exception as error:  # noqa: BLE001  # whatever it is, it ends this subscriber and no other
             log.error("subscriber.failed", subscriber=subscriber.id, error=repr(error))
             subscriber.reset()

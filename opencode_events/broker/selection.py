@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from opencode_events.events import DISPOSED, GAP, Event, Stream
+from opencode_events.events import DISPOSED, GAP, NO_INSTANCE, Event, Stream
 from opencode_events.wire import Format
 
 Sync = Literal["all", "none", "only"]
@@ -36,9 +36,11 @@ class Selection:
     def matcher(self) -> Callable[[Event], bool] | None:
         """Return the test that an event must pass, or None where every event of the stream does.
 
-        An instance stream's directory is not tested: its feeds are found by directory.
+        What makes an instance's stream is not tested: its events are found by directory, and twins are none of them.
         """
-        sync = "none" if self.stream == "instance" else self.sync
+        if self.directory == NO_INSTANCE:
+            return lambda event: False
+        sync = "all" if self.stream == "instance" else self.sync
         if not (self.sessions or self.types or self.workspaces) and sync == "all":
             return None
         sessions, workspaces = self.sessions, self.workspaces

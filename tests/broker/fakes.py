@@ -3,18 +3,19 @@
 import asyncio
 import heapq
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, cast
 
 from opencode_events.broker.budget import Budget
-from opencode_events.broker.connection import Connection, End, Terms
+from opencode_events.broker.connection import Connection, End, OnOverflow, Terms
 from opencode_events.broker.feed import Feed, Segment
-from opencode_events.broker.lifecycle import Reason
+from opencode_events.broker.lifecycle import Reason, State
+from opencode_events.broker.recent import is_wanted
 from opencode_events.broker.selection import Selection
 from opencode_events.broker.subscriber import Subscriber
 from opencode_events.cursor import Cursor
-from opencode_events.errors import LogUnavailable
-from opencode_events.eventlog.base import Appended
+from opencode_events.errors import LogUnavailable, OutOfSequence
+from opencode_events.eventlog.base import Appended, Outcome, Page, Query, Stored, SyncRow
 from opencode_events.events import Event
 from opencode_events.settings import BrokerSettings
 from tests.samples import dechunk
@@ -24,8 +25,8 @@ GLOBAL = Selection(stream="global")
 INSTANCE = Selection(stream="instance", directory="/srv/a")
 
 
-def terms(end: End = "clean", *, is_chunked: bool = True) -> Terms:
-    return Terms(peer="192.0.2.1:5", end=end, is_chunked=is_chunked)
+def terms(end: End = "clean", *, on_overflow: OnOverflow = "end", is_chunked: bool = True) -> Terms:
+    return Terms(peer="192.0.2.1:5", on_overflow=on_overflow, end=end, is_chunked=is_chunked)
 
 
 def segment(last: int, *, events: int = 1, size: int = 0) -> Segment:
@@ -204,9 +205,16 @@ class FakeOwner(FakeTime):
         self.settings = BrokerSettings(**changes)
         self.budget = Budget(self.settings.budget_bytes)
         self.told: list[str] = []
+        self.head_position = 0
 
     def cursor(self, position: int) -> str:
         return str(Cursor(EPOCH, position))
+
+    def fell_behind(self, subscriber: Subscriber) -> None:
+        self.told.append("fell_behind")
+
+    def wants_page(self, subscriber: Subscriber) -> None:
+        self.told.append(f"wants_page {subscriber.position}")
 
     def closing(self, subscriber: Subscriber) -> None:
         self.told.append("closing")
@@ -224,19 +232,24 @@ class FakeOwner(FakeTime):
         position: int = 0,
         selection: Selection = GLOBAL,
         end: End = "clean",
+        on_overflow: OnOverflow = "end",
         is_chunked: bool = True,
+        state: State = State.LIVE,
     ) -> Subscriber:
         """Return a handle, on `connection` if there is one."""
-        made = Subscriber(1, self, Feed(selection), terms(end, is_chunked=is_chunked), position)
+        how = terms(end, on_overflow=on_overflow, is_chunked=is_chunked)
+        made = Subscriber(1, self, Feed(selection), how, position, state=state)
         if isinstance(connection, FakeConnection):
             connection.attach_to(made)
         return made
 
 
 class FakeLog:
-    """An event log that notes what it is asked in `trace`. Every event is new.
+    """An event log that notes what it is asked in `trace`. Every event is new; those up to the first `head` are gone.
 
-    `is_slow` declines to append on the loop; `append` then waits for `gate`. `error` refuses.
+    `is_slow` declines to append on the loop; `append` then waits for `gate`. `error` refuses, `read_error` refuses to
+    read; `read_gate` holds readers up. `upkeep` is what `maintain` answers, one after the other; `upkeep_gate` holds
+    it up. Batches with an event whose id is in `breaks` are out of sequence.
     """
 
     def __init__(self, trace: list[str] | None = None, head: int = 0) -> None:
@@ -246,13 +259,49 @@ class FakeLog:
         self.is_slow = False
         self.error: LogUnavailable | None = None
         self.gate = asyncio.Event()
+        self.oldest = head + 1
+        self.stored: list[Stored] = []
+        self.read_error: LogUnavailable | None = None
+        self.read_gate = asyncio.Event()
+        self.read_gate.set()
+        self.upkeep: list[bool] = []
+        self.upkeep_gate = asyncio.Event()
+        self.upkeep_gate.set()
+        self.breaks: set[str] = set()
 
-    def append_nowait(self, batches: Sequence[Sequence[Event]]) -> list[Appended] | None:
+    def append_nowait(self, batches: Sequence[Sequence[Event]]) -> list[Outcome] | None:
         return None if self.is_slow else self._append("append_nowait", batches)
 
-    async def append(self, batches: Sequence[Sequence[Event]]) -> list[Appended]:
+    async def append(self, batches: Sequence[Sequence[Event]]) -> list[Outcome]:
         await self.gate.wait()
         return self._append("append", batches)
+
+    async def maintain(self) -> bool:
+        self.trace.append("maintain")
+        await self.upkeep_gate.wait()
+        if self.error is not None:
+            raise self.error
+        return self.upkeep.pop(0) if self.upkeep else False
+
+    async def read(self, after: int, until: int, query: Query) -> Page:
+        self.trace.append(f"read {after}-{until}")
+        await self.read_gate.wait()
+        if self.read_error is not None:
+            raise self.read_error
+        found = [one for one in self.stored if after < one.position <= until and is_wanted(one.event, query)]
+        page = found[: query.max_events]
+        return Page(page, page[-1].position if len(page) < len(found) else until, self.oldest)
+
+    def history(self, known: Mapping[str, int]) -> AsyncIterator[Sequence[SyncRow]]:
+        raise NotImplementedError
+
+    def trim(self, oldest: int) -> None:
+        """Retain nothing before a position."""
+        self.oldest = oldest
+        self.stored = [one for one in self.stored if one.position >= oldest]
+
+    def cursor(self, position: int) -> Cursor:
+        return Cursor(EPOCH, position)
 
     def is_known(self, cursor: Cursor) -> bool:
         return cursor.epoch == EPOCH and cursor.position <= self.head
@@ -263,12 +312,17 @@ class FakeLog:
     def statistics(self) -> dict[str, object]:
         return {}
 
-    def _append(self, how: str, batches: Sequence[Sequence[Event]]) -> list[Appended]:
+    def _append(self, how: str, batches: Sequence[Sequence[Event]]) -> list[Outcome]:
         self.trace.append(f"{how} {[[event.id for event in batch] for batch in batches]}")
         if self.error is not None:
             raise self.error
-        appended = []
+        appended: list[Outcome] = []
         for batch in batches:
-            appended.append(Appended(self.head + 1, batch, 0))
+            if any(event.id in self.breaks for event in batch):
+                appended.append(OutOfSequence("not the next one"))
+                continue
+            for position, one in enumerate(batch, self.head + 1):
+                self.stored.append(Stored(position, b"%b-%d" % (EPOCH.encode(), position), one))
+            appended.append(Appended(self.head + 1, batch, 0, self.epoch))
             self.head += len(batch)
         return appended

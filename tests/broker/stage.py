@@ -29,7 +29,7 @@ class Stage:
         connection = connection or FakeConnection()
         feed = self.feeds.find(selection)
         handle = Subscriber(len(self.feeds), self.owner, feed, terms(end), self.position)
-        feed.join(handle)
+        self.feeds.join(handle)
         connection.attach_to(handle)
         return connection
 

@@ -198,6 +198,6 @@ async def test_statistics_count_what_was_and_what_is() -> None:
     assert (found["subscribers"], found["subscribers_opened"], found["selections"]) == (2, 3, 1)
     assert found["subscribers_by_state"] == {"live": 1, "closing": 1}
     assert found["subscribers_closed"] == {"client_reset": 1}
-    assert found["held_bytes"] == parked.queued_bytes + parked.statistics()["transport_bytes"]
+    assert found["held_bytes"] == parked.queued_bytes + parked.outbox.parked_bytes
     assert found["held_bytes_peak"] == found["held_bytes"]
     assert connection.ended is None

@@ -261,6 +261,7 @@ async def test_one_line_tells_how_a_subscriber_ended(reason: Reason, level: str)
     opened, closed = lines
     assert opened == {
         "event": "subscriber.opened", "log_level": "info", "subscriber": 1, "peer": "192.0.2.1:5", "stream": "global",
+        "replays": 0,
     }  # fmt: skip
     assert closed == {
         "event": "subscriber.closed", "log_level": level, "subscriber": 1, "peer": "192.0.2.1:5",

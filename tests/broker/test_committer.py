@@ -2,60 +2,19 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 from structlog.testing import capture_logs
 
 from opencode_events.broker.committer import GROUP_EVENTS, Committer
 from opencode_events.errors import LogUnavailable
-from opencode_events.eventlog.base import Appended
+from opencode_events.eventlog.base import Appended, Outcome
 from opencode_events.events import Event
 from tests.broker.brokers import turns
-from tests.broker.fakes import FakeLog
+from tests.broker.desk import Desk
+from tests.broker.fakes import EPOCH, FakeLog
 from tests.samples import event
-
-
-class Desk:
-    """A committer between a fake log and a broker that writes down what it is handed.
-
-    After the first hand-over the log `then_is_slow`, and raises `then_fails`.
-    """
-
-    def __init__(self, *, then_is_slow: bool = False, then_fails: LogUnavailable | None = None) -> None:
-        self.log = FakeLog()
-        self.trace = self.log.trace
-        self.stored: list[Appended] = []
-        self._then = (then_is_slow, then_fails)
-        self.committer = Committer(self.log, asyncio.get_running_loop(), self._store, self._keep_pace)
-
-    def _store(self, appended: Appended) -> None:
-        if not self.stored and any(self._then):
-            self.log.is_slow, self.log.error = self._then
-        self.stored.append(appended)
-        self.trace.append(f"stored {[event.id for event in appended.events]}")
-
-    async def _keep_pace(self) -> None:
-        self.trace.append("kept pace")
-
-    async def publish(self, *numbers: int) -> Appended:
-        answer = await self.committer.commit([event(number) for number in numbers])
-        self.trace.append(f"answered {list(numbers)}")
-        return answer
-
-    def publishing(self, *numbers: int) -> "asyncio.Task[Appended]":
-        return asyncio.create_task(self.publish(*numbers))
-
-    @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        task = asyncio.create_task(self.committer.run())
-        try:
-            yield
-        finally:
-            task.cancel()
-            await asyncio.wait((task,))
-            assert task.cancelled()
-
 
 # --- quick commits
 
@@ -66,7 +25,7 @@ async def test_a_lone_publisher_waits_for_nobody() -> None:
 
     with pytest.raises(StopIteration) as over:  # it has its answer before the loop turns
         answer.send(None)
-    assert over.value.value == Appended(1, [event(1)], 0)
+    assert over.value.value == Appended(1, [event(1)], 0, EPOCH)
     assert desk.trace == ["append_nowait [['evt_1']]", "stored ['evt_1']"]
     await turns()
 
@@ -162,7 +121,7 @@ async def test_a_large_batch_is_handed_on_in_groups_and_answered_as_one() -> Non
     async with desk.running():
         answer = await desk.committer.commit(events)
 
-    assert answer == Appended(1, events, 0)
+    assert answer == Appended(1, events, 0, EPOCH)
     assert [(one.first, len(one.events)) for one in desk.stored] == [(1, 500), (501, 500), (1001, 1)]
     assert [each for one in desk.stored for each in one.events] == events
     assert [line[:6] for line in desk.trace] == ["append", *["stored", "kept p"] * 3]
@@ -206,7 +165,7 @@ async def test_everybody_who_waits_hears_it_and_nothing_is_handed_on(is_slow: bo
             *[desk.publish(number) for number in (1, 2, 3, 4)], return_exceptions=True
         )
 
-        assert first == Appended(1, [event(1)], 0)
+        assert first == Appended(1, [event(1)], 0, EPOCH)
         assert [(type(error), str(error)) for error in errors] == (
             [(LogUnavailable, "the event log cannot be written: locked")] * 3
         )
@@ -270,8 +229,8 @@ async def test_a_publisher_that_is_gone_is_no_trouble_when_the_log_fails() -> No
 class Forgetful(FakeLog):
     """Finds every second event a duplicate."""
 
-    def _append(self, how: str, batches: Sequence[Sequence[Event]]) -> list[Appended]:
-        return [Appended(1 if batch[1:] else 0, batch[1::2], (len(batch) + 1) // 2) for batch in batches]
+    def _append(self, how: str, batches: Sequence[Sequence[Event]]) -> list[Outcome]:
+        return [Appended(1 if batch[1:] else 0, batch[1::2], (len(batch) + 1) // 2, EPOCH) for batch in batches]
 
 
 @pytest.mark.parametrize("is_slow", [False, True], ids=["on the loop", "beside it"])

@@ -115,6 +115,42 @@ def test_what_is_sealed_is_not_changed_by_who_comes_and_goes() -> None:
     assert len(feed) == 2
 
 
+def test_who_is_away_counts_and_hears_nothing_until_it_joins() -> None:
+    feed, away = Feed(GLOBAL), newcomer()
+    feed.away[away] = None
+    feed.append(b"a")
+    assert (len(feed), feed.is_heard, list(feed.seal(1))) == (1, False, [])
+
+    feed.join(away)
+    feed.append(b"b")
+    (sealed,) = feed.seal(2)
+    assert (len(feed), feed.is_heard, list(sealed.members), list(feed.away)) == (1, True, [away], [])
+    feed.leave(away)
+    assert (len(feed), feed.is_heard) == (0, False)
+
+
+def test_who_is_away_may_leave_for_good() -> None:
+    feed, away = Feed(GLOBAL), newcomer()
+    feed.away[away] = None
+    feed.leave(away)
+
+    assert (len(feed), list(feed.away)) == (0, [])
+
+
+def test_it_counts_what_it_sealed_each_part_of_it() -> None:
+    feed = Feed(GLOBAL)
+    feed.join(newcomer())
+    feed.append(b"a")
+    feed.join(newcomer())
+    feed.append(b"b")
+    counts = [feed.sealed]
+    for _ in range(2):
+        counts.append(len(list(feed.seal(9))))
+        counts.append(feed.sealed)
+
+    assert counts == [0, 2, 2, 0, 2]
+
+
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("join"), st.just(0)),

@@ -7,6 +7,7 @@ import pytest
 from opencode_events.broker.feed import Feed
 from opencode_events.broker.lifecycle import Reason
 from opencode_events.broker.selection import Selection
+from opencode_events.broker.subscriber import Subscriber
 from opencode_events.errors import Busy
 from opencode_events.events import Event
 from tests.broker.fakes import EPOCH, GLOBAL, INSTANCE, FakeConnection
@@ -230,6 +231,100 @@ def test_a_retired_feed_s_last_member_does_not_take_the_new_feed_along() -> None
 
     assert ids(behind) == ["evt_2"]
     assert len(stage.feeds) == 1
+
+
+# --- who is behind
+
+
+def part(stage: Stage, connection: FakeConnection) -> Subscriber:
+    assert connection.handle is not None
+    stage.feeds.part(connection.handle)
+    return connection.handle
+
+
+@pytest.mark.parametrize("selection", [GLOBAL, INSTANCE], ids=["global", "instance"])
+def test_who_parted_gets_nothing_and_keeps_its_feed_to_come_back_to(selection: Selection) -> None:
+    stage = Stage()
+    connection = stage.join(selection)
+    feed = feed_of(connection)
+    handle = part(stage, connection)
+    stage.gather(event(1))
+    stage.feeds.heartbeat(f"{EPOCH}-1")
+    stage.flush()
+    assert (connection.received, feed.events, len(stage.feeds)) == (b"", 0, 1)
+    assert stage.feeds.find(selection) is feed
+
+    stage.feeds.join(handle)
+    stage.gather(event(2))
+    stage.flush()
+    assert ids(connection) == ["evt_2"]
+
+
+def test_who_parted_among_frames_that_wait_gets_none_of_them_when_it_is_back_at_once() -> None:
+    stage = Stage()
+    connection, stays = stage.join(), stage.join()
+    stage.gather(event(1))
+    handle = part(stage, connection)
+    stage.gather(event(2))
+    stage.feeds.join(handle)
+    stage.gather(event(3))
+    stage.flush()
+
+    assert (ids(connection), ids(stays)) == (["evt_3"], ["evt_1", "evt_2", "evt_3"])
+
+
+def test_parting_twice_is_fine_and_leaving_ends_the_feed() -> None:
+    stage = Stage()
+    connection = stage.join(INSTANCE)
+    part(stage, connection)
+    handle = part(stage, connection)
+    stage.feeds.leave(handle)
+    stage.gather(event(1))
+
+    assert len(stage.feeds) == 0
+
+
+def test_a_disposal_gives_those_who_are_behind_the_feed_of_what_follows() -> None:
+    stage = Stage()
+    connection, ended = stage.join(INSTANCE), stage.join(INSTANCE)
+    before = feed_of(connection)
+    handle = part(stage, connection)
+    stage.gather(disposal(1))
+    came = stage.join(INSTANCE)
+    assert (feed_of(connection) is before, feed_of(connection) is feed_of(came)) == (False, True)
+
+    stage.feeds.join(handle)
+    stage.gather(event(2))
+    stage.flush()
+    assert (ids(connection), ids(came), ids(ended)) == (["evt_2"], ["evt_2"], ["evt_1"])
+    assert len(stage.feeds) == 1
+
+
+def test_a_disposal_is_nothing_to_those_who_are_all_behind() -> None:
+    stage = Stage()
+    connection = stage.join(INSTANCE)
+    feed = feed_of(connection)
+    handle = part(stage, connection)
+    stage.gather(disposal(1))
+    stage.feeds.join(handle)
+    stage.gather(event(2))
+    stage.flush()
+
+    assert (feed_of(connection) is feed, ids(connection), connection.ended) == (True, ["evt_2"], None)
+
+
+@pytest.mark.parametrize("has_come", [True, False])
+def test_who_parts_between_a_disposal_and_its_flush_has_the_feed_of_what_follows(has_come: bool) -> None:
+    stage = Stage()
+    connection = stage.join(INSTANCE)
+    stage.gather(disposal(1))
+    came = stage.join(INSTANCE) if has_come else None
+    handle = part(stage, connection)
+    assert len(stage.feeds) == 1
+    assert came is None or feed_of(connection) is feed_of(came)
+
+    stage.feeds.leave(handle)
+    assert len(stage.feeds) == has_come
 
 
 # --- how many there are

@@ -193,6 +193,26 @@ def test_who_left_since_the_seal_gets_nothing_and_who_came_does_not_either() -> 
     assert (first.body, gone.body, came.body) == (b"a", b"", b"")
 
 
+def test_it_counts_for_a_feed_what_everybody_has_that_shall_get_it() -> None:
+    """Who fell behind may be live again when all is out that was sealed with it."""
+    stage = Stage(flush_slice=2)
+    for _ in range(3):
+        stage.join()
+    feed = stage.feeds.find(GLOBAL)
+    for position in (1, 2):
+        feed.append(b"a")
+        stage.flusher.seal(feed, position)
+    stage.flusher.want(feed)
+    counts = [(feed.sealed, feed.written)]
+    for _ in range(2):
+        stage.loop.turn()
+        counts.append((feed.sealed, feed.written))
+    stage.flush()
+
+    assert counts == [(2, 0), (2, 0), (2, 1)]
+    assert feed.written == 2
+
+
 # --- failures
 
 

@@ -21,7 +21,7 @@ def matches(found: Event, stream: str = "global", **filters: Any) -> bool:
 def test_without_filters_there_is_nothing_to_test() -> None:
     assert Selection(stream="global").matcher() is None
     assert Selection(stream="global", form="ndjson").matcher() is None
-    assert Selection(stream="instance", directory="/srv/a").matcher() is not None
+    assert Selection(stream="instance", directory="/srv/a").matcher() is None
 
 
 @pytest.mark.parametrize(
@@ -66,10 +66,17 @@ def test_sync_takes_or_leaves_the_twins(sync: str, is_twin: bool, is_wanted: boo
     assert matches(twin() if is_twin else event(), sync=sync) is is_wanted
 
 
-def test_an_instance_stream_carries_no_twins() -> None:
-    assert matches(event(), stream="instance")
-    assert not matches(twin(), stream="instance")
-    assert not matches(twin(), stream="instance", sync="all")
+@pytest.mark.parametrize("sync", ["all", "none"])
+def test_an_instance_s_events_are_not_tested_for_twins(sync: str) -> None:
+    """Its events are found by directory, and twins are none of them: whatever is asked for, there is nothing left."""
+    found = Selection(stream="instance", directory="/srv/a", sync=sync)  # type: ignore[arg-type]  # two of the names
+
+    assert found.matcher() is None
+
+
+def test_the_instance_called_global_has_no_events() -> None:
+    assert not matches(event(directory="global"), stream="instance", directory="global")
+    assert not matches(disposal(directory="global"), stream="instance", directory="global")
 
 
 @pytest.mark.parametrize("found", [event(session="ses_1"), twin(session="ses_1")], ids=["plain", "twin"])

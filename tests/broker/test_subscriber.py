@@ -9,9 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opencode_events.broker.lifecycle import Reason
-from opencode_events.broker.selection import Selection
-from opencode_events.broker.subscriber import WRITE_BYTES, Subscriber
-from opencode_events.wire import Format
+from opencode_events.broker.outbox import WRITE_BYTES
+from opencode_events.broker.subscriber import Subscriber
 from tests.broker.fakes import FakeConnection, FakeOwner, segment
 
 # --- one that reads
@@ -81,8 +80,8 @@ def test_at_the_first_pause_it_is_parked() -> None:
     assert len(connection.writes) == 1
     assert (handle.position, handle.queued_events, handle.queued_bytes) == (1, 1, 150)
     assert (owner.budget.segments, owner.budget.transports) == (150, 50)
-    assert handle.statistics()["is_parked"] is True
-    assert handle.statistics()["transport_bytes"] == 50
+    assert handle.outbox.is_paused
+    assert (handle.outbox.parked_bytes, handle.held_bytes) == (50, 200)
 
 
 def test_a_pause_in_the_middle_of_a_drain_stops_it_and_a_resume_goes_on_within_the_segment() -> None:
@@ -215,29 +214,3 @@ def test_lagging_is_told_again_after_everything_went_out_at_once() -> None:
         fill(handle, 7)
         connection.make_room(None)
     assert len(control_frames(connection)) == 3
-
-
-# --- what can be asked
-
-
-@pytest.mark.parametrize("form", ["sse", "ndjson"])
-def test_statistics_tell_what_it_is_and_has(form: Format) -> None:
-    owner = FakeOwner()
-    selection = Selection(
-        stream="global", form=form, sessions=frozenset(["b", "a"]), types=frozenset(["t"]), sync="none",
-        workspaces=frozenset(["w"]),
-    )  # fmt: skip
-    handle = owner.subscriber(position=7, selection=selection, end="abort")
-    owner.advance(2.5)
-    handle.deliver(segment(8, events=3, size=100))
-
-    assert handle.statistics() == {
-        "id": 1, "peer": "192.0.2.1:5", "state": "live", "reason": None,
-        "selection": {
-            "stream": "global", "format": form, "directory": None, "session": ["a", "b"], "types": ["t"],
-            "sync": "none", "workspace": ["w"],
-        },
-        "end": "abort", "open_s": 2.5, "is_parked": True, "queued_events": 3, "queued_bytes": 100,
-        "peak_queued_events": 3, "peak_queued_bytes": 100, "transport_bytes": 0, "sent_events": 0, "sent_bytes": 0,
-        "cursor": "0123456789-7",
-    }  # fmt: skip

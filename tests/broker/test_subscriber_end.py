@@ -8,7 +8,8 @@ import pytest
 
 from opencode_events.broker.connection import End
 from opencode_events.broker.lifecycle import TOLD, Reason, State
-from opencode_events.broker.subscriber import WRITE_BYTES, Subscriber
+from opencode_events.broker.outbox import WRITE_BYTES
+from opencode_events.broker.subscriber import Subscriber
 from tests.broker.fakes import EPOCH, INSTANCE, FakeConnection, FakeOwner, segment
 
 
@@ -165,6 +166,31 @@ def test_a_reason_is_told_where_the_stream_does_not_say_it(reason: Reason) -> No
     handle.close(reason)
 
     assert [frame["reason"] for frame in closing_frames(connection.body)] == ([reason.value] if reason in TOLD else [])
+
+
+@pytest.mark.parametrize("room", [None, 1])
+def test_the_end_of_an_instance_is_its_last_event_and_nothing_is_said_behind_it(room: int | None) -> None:
+    owner, connection = FakeOwner(backlog_events=4), FakeConnection(room)
+    handle = owner.subscriber(connection, selection=INSTANCE, on_overflow="catchup")
+    handle.deliver(segment(1))
+    handle.deliver(segment(2, events=4), ends=True)  # it would lag
+    handle.deliver(segment(3))
+    connection.make_room(None)
+
+    assert (handle.reason, connection.body, connection.is_complete) == (Reason.DISPOSED, b"<1><2>", True)
+
+
+def test_one_that_falls_behind_at_the_end_of_its_instance_is_not_ended() -> None:
+    """It has not been given the end: that comes from the log."""
+    owner, connection = FakeOwner(backlog_events=4), FakeConnection(room=1)
+    handle = owner.subscriber(connection, selection=INSTANCE, on_overflow="catchup")
+    handle.deliver(segment(1))
+    handle.deliver(segment(2))
+    handle.deliver(segment(3, events=4), ends=True)
+    handle.deliver(segment(4), ends=True)
+
+    assert (handle.state, handle.reason) == (State.CATCHING_UP, None)
+    assert owner.told == ["fell_behind"]
 
 
 def test_an_instance_stream_is_told_in_its_own_shape() -> None:

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import pytest
 
 from opencode_events.broker.lifecycle import Reason, State
-from opencode_events.broker.subscriber import WRITE_BYTES, Subscriber
+from opencode_events.broker.outbox import WRITE_BYTES
+from opencode_events.broker.subscriber import Subscriber
 from tests.broker.fakes import FakeConnection, FakeOwner, segment
 
 
@@ -22,12 +23,44 @@ def closed(handle: Subscriber) -> Subscriber:
     return handle
 
 
+def replaying(owner: FakeOwner, connection: FakeConnection) -> Subscriber:
+    """Return a handle that has read half of a page."""
+    connection.room = 1
+    handle = owner.subscriber(connection, state=State.REPLAYING)
+    handle.take_page(segment(1, size=WRITE_BYTES * 2), 1)
+    owner.told.clear()
+    return handle
+
+
+def catching_up(owner: FakeOwner, connection: FakeConnection) -> Subscriber:
+    """Return a handle that fell behind with half of a segment written."""
+    connection.room = 1
+    handle = owner.subscriber(connection, on_overflow="catchup")
+    handle.deliver(segment(1, size=WRITE_BYTES * 2))
+    handle.give_up(Reason.OVERFLOW_MEMORY)
+    assert handle.queued_events == 1
+    owner.told.clear()
+    return handle
+
+
+def awaiting_page(owner: FakeOwner, connection: FakeConnection) -> Subscriber:
+    handle = owner.subscriber(connection, state=State.REPLAYING)
+    assert owner.told.pop() == "wants_page 0"
+    return handle
+
+
 STATES: dict[str, Callable[[FakeOwner, FakeConnection], Subscriber]] = {
     "waiting for its head": lambda owner, _: owner.subscriber(),
+    "resuming before its head": lambda owner, _: owner.subscriber(state=State.REPLAYING),
+    "replaying": replaying,
+    "waiting for a page": awaiting_page,
+    "catching up": catching_up,
     "live": lambda owner, connection: owner.subscriber(connection),
     "parked": parked,
     "closing": lambda owner, connection: closed(parked(owner, connection)),
     "closing before its head": lambda owner, _: closed(owner.subscriber()),
+    "closing in a page": lambda owner, connection: closed(replaying(owner, connection)),
+    "closing behind": lambda owner, connection: closed(catching_up(owner, connection)),
     "said goodbye": lambda owner, connection: closed(owner.subscriber(connection)),
 }
 
