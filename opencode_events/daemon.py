@@ -8,7 +8,6 @@ import asyncio
 import gc
 import signal
 from collections.abc import Callable
-from pathlib import Path
 
 import structlog
 from aiohttp import web
@@ -16,12 +15,11 @@ from aiohttp import web
 from opencode_events import __version__, logs, sockets
 from opencode_events.broker.broker import Broker
 from opencode_events.errors import DaemonError
-from opencode_events.eventlog.sqlite import MEMORY, SqliteLog
+from opencode_events.eventlog import logfile
+from opencode_events.eventlog.sqlite import SqliteLog
 from opencode_events.settings import Settings
 from opencode_events.statedir import StateDir
 from opencode_events.web.app import build_app, build_runner
-
-LOG_NAME = "events.sqlite3"
 
 log = structlog.get_logger()
 
@@ -51,19 +49,11 @@ def _loop_factory(settings: Settings) -> Callable[[], asyncio.AbstractEventLoop]
     return uvloop.new_event_loop
 
 
-def log_path(settings: Settings) -> Path | None:
-    """Return the event log's file, None where it is kept in memory."""
-    named = settings.eventlog.log_path
-    if named == MEMORY:
-        return None
-    return Path(named).expanduser() if named else settings.server.state_dir / LOG_NAME
-
-
 async def _serve(settings: Settings, state: StateDir, ready: Callable[[str], None] | None) -> int:
     """Serve until a signal comes."""
     listeners = sockets.listen(settings.server)
     descriptors = sockets.allow_descriptors(settings.broker.max_subscribers)
-    eventlog = SqliteLog(log_path(settings), settings.eventlog)
+    eventlog = SqliteLog(logfile.locate(settings), settings.eventlog)
     try:
         broker = Broker(settings.broker, eventlog, asyncio.get_running_loop())
         app = build_app(settings.server, broker, __version__, {"broker": broker.statistics, "log": eventlog.statistics})

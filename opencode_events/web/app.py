@@ -9,6 +9,7 @@ from opencode_events.broker.broker import Broker
 from opencode_events.settings import ServerSettings
 from opencode_events.web.bodies import Bodies
 from opencode_events.web.cors import Cors
+from opencode_events.web.history import History
 from opencode_events.web.operate import Operate, Statistics
 from opencode_events.web.problems import Handler, guarded, refusal
 from opencode_events.web.publish import Publish
@@ -36,7 +37,9 @@ def build_app(
             "POST": Publish("global", broker, settings, bodies),
         },
         "/global/health": {"GET": operate.health},
+        "/sync/history": {"POST": History(broker, settings, bodies, cors)},
         "/-/healthy": {"GET": operate.healthy},
+        "/-/ready": {"GET": operate.ready},
         "/-/status": {"GET": operate.status},
         "/-/subscribers": {"GET": operate.subscribers},
     }

@@ -1,6 +1,14 @@
-"""What unfinished bodies may hold together: each is bounded by itself, and many that never end would add up. Pure."""
+"""The bodies of requests: read whole, up to a limit, or counted while they come in pieces.
 
-from opencode_events.errors import Busy
+Each is bounded by itself, and many that never end would add up: so all that are being received share a limit.
+"""
+
+from aiohttp import web
+
+from opencode_events.errors import Busy, TooLarge, UnsupportedMedia
+
+JSON = "application/json"
+NDJSON = "application/x-ndjson"
 
 
 class Bodies:
@@ -20,3 +28,27 @@ class Bodies:
     def release(self, size: int) -> None:
         """Count `size` bytes less."""
         self.held -= size
+
+    async def read(self, request: web.BaseRequest, limit: int, advice: str = "") -> bytes:
+        """Return a whole body. Raises TooLarge as soon as it is, and Busy when too many others are unfinished."""
+        pieces, size = [], request.content_length or 0
+        try:
+            if size <= limit:
+                size = 0
+                while size <= limit and (piece := await request.content.readany()):
+                    self.hold(len(piece))
+                    size += len(piece)
+                    pieces.append(piece)
+            if size > limit:
+                raise TooLarge(f"the body is over max_body_bytes ({limit}){advice}", limit=limit)
+            return b"".join(pieces)
+        finally:
+            self.release(sum(map(len, pieces)))
+
+
+def refuse_coded(request: web.BaseRequest) -> None:
+    """Raise UnsupportedMedia for a body that is compressed: a small one could become a large one."""
+    if (coding := request.headers.get("Content-Encoding", "identity")).lower() != "identity":
+        raise UnsupportedMedia(
+            f"a body coded as {coding[:40]} is not taken: send it as it is", field="Content-Encoding"
+        )

@@ -1,4 +1,4 @@
-"""What an operator may ask: `/-/healthy`, `/-/status`, `/-/subscribers`, and opencode's own `/global/health`."""
+"""What an operator may ask: what is below `/-/`, and opencode's own `/global/health`."""
 
 import os
 import time
@@ -31,6 +31,15 @@ class Operate:
         """Answer as long as the loop turns."""
         return answer({"healthy": True})
 
+    async def ready(self, request: web.Request) -> web.Response:
+        """Answer 200 when events can be published and subscribed to, else 503 with the reasons."""
+        trouble = self._broker.trouble
+        response = answer({"ready": trouble is None, "reasons": [] if trouble is None else [trouble]})
+        if trouble is not None:
+            response.set_status(503)
+            response.headers["Retry-After"] = "1"
+        return response
+
     async def health(self, request: web.Request) -> web.Response:
         """Answer as opencode's `/global/health` does."""
         return answer({"healthy": True, "version": self._version})
@@ -43,4 +52,4 @@ class Operate:
 
     async def subscribers(self, request: web.Request) -> web.Response:
         """Answer with one object for each handle, in order of arrival."""
-        return answer({"subscribers": [handle.statistics() for handle in self._broker.subscribers.values()]})
+        return answer({"subscribers": self._broker.reports()})

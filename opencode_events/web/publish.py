@@ -14,15 +14,13 @@ from aiohttp import web
 
 from opencode_events import events
 from opencode_events.broker.broker import Broker
-from opencode_events.errors import OpencodeEventsError, RequestError, TooLarge, UnsupportedMedia
+from opencode_events.errors import OpencodeEventsError, OutOfSequence, RequestError, TooLarge, UnsupportedMedia
 from opencode_events.events import Event, Skipped, Stream
 from opencode_events.settings import ServerSettings
-from opencode_events.web.bodies import Bodies
+from opencode_events.web.bodies import JSON, NDJSON, Bodies, refuse_coded
 from opencode_events.web.lines import LineSplitter, LineTooLong
 from opencode_events.web.query import read_directory
 
-JSON = "application/json"
-NDJSON = "application/x-ndjson"
 # Items of an array that are checked between two turns of the loop: some 2 ms.
 CHECK_AT_ONCE = 250
 # White space around an event that does not count against its limit.
@@ -78,21 +76,23 @@ class Publish:
         return web.Response(body=self._encode(receipt), headers={"Content-Type": JSON})
 
     async def _take(self, request: web.Request) -> Receipt:
-        if (coding := request.headers.get("Content-Encoding", "identity")).lower() != "identity":
-            raise UnsupportedMedia(
-                f"a body coded as {coding[:40]} is not taken: send it as it is", field="Content-Encoding"
-            )
+        refuse_coded(request)
         parse = self._parser(request)
         if request.content_type == NDJSON:
             return await self._take_lines(request, parse)
         if request.content_type != JSON:
             raise UnsupportedMedia(f"the content type must be {JSON} or {NDJSON}", field="Content-Type")
-        body = (await self._read(request)).strip(b" \t\r\n")
+        body = await self._bodies.read(request, self._settings.max_body_bytes, f"; send it as {NDJSON}")
+        body = body.strip(b" \t\r\n")
         if body.startswith(b"["):
             return await self._take_array(body, parse)
         item = await _checked(parse, body)
         receipt = ReceiptWithIds(ids=[item.id])
-        await self._append([item], receipt)
+        try:
+            await self._append([item], receipt)
+        except OutOfSequence as error:
+            error.index = None
+            raise
         return receipt
 
     def _parser(self, request: web.Request) -> Callable[[bytes], Event | Skipped]:
@@ -103,32 +103,24 @@ class Publish:
         directory = read_directory(request)
         return lambda text: events.parse_instance(text, limit, directory)
 
-    async def _read(self, request: web.Request) -> bytes:
-        """Return the whole body. Raises TooLarge as soon as it is, and Busy when too many others are unfinished."""
-        limit, pieces, size = self._settings.max_body_bytes, [], request.content_length or 0
-        try:
-            if size <= limit:
-                size = 0
-                while size <= limit and (piece := await request.content.readany()):
-                    self._bodies.hold(len(piece))
-                    size += len(piece)
-                    pieces.append(piece)
-            if size > limit:
-                raise TooLarge(f"the body is over max_body_bytes ({limit}); send it as {NDJSON}", limit=limit)
-            return b"".join(pieces)
-        finally:
-            self._bodies.release(sum(map(len, pieces)))
-
     def _split(self, body: bytes) -> Sequence[events.Buffer]:
         return events.split_array(body, self._stream)
 
     async def _append(self, items: Sequence[Event | Skipped], receipt: Receipt) -> None:
-        """Publish those items that are events, and add to the receipt."""
+        """Publish those items that are events, and add to the receipt. An error's `index` is the item's."""
         taken = [item for item in items if isinstance(item, Event)]
-        receipt.skipped += len(items) - len(taken)
         if not taken:
+            receipt.skipped += len(items)
             return
-        appended = await self._broker.publish(taken)
+        try:
+            appended = await self._broker.publish(taken)
+        except OutOfSequence as error:
+            places = [index for index, item in enumerate(items) if isinstance(item, Event)]
+            error.index = places[error.index or 0]
+            if self._stream == "instance" and error.field is not None:
+                error.field = error.field.removeprefix("payload.")  # it stands at the top of what was posted
+            raise
+        receipt.skipped += len(items) - len(taken)
         receipt.duplicates += appended.duplicates
         if appended.events:
             receipt.accepted += len(appended.events)
@@ -183,16 +175,28 @@ class Publish:
         """
         for start in range(0, len(lines), CHECK_AT_ONCE):
             items: list[Event | Skipped] = []
+            numbers: list[int] = []
             for number, line in enumerate(lines[start : start + CHECK_AT_ONCE], before + start + 1):
                 try:
                     if line.strip(b" \t\r"):
                         items.append(await _checked(parse, line))
+                        numbers.append(number)
                 except RequestError as error:
                     error.line = number
-                    await self._append(items, receipt)
+                    await self._append_lines(items, numbers, receipt)
                     raise
-            await self._append(items, receipt)
+            await self._append_lines(items, numbers, receipt)
         return before + len(lines)
+
+    async def _append_lines(self, items: Sequence[Event | Skipped], numbers: Sequence[int], receipt: Receipt) -> None:
+        """Publish items that stood on the lines `numbers`: at a bad one, those before it. Raises what it is."""
+        try:
+            await self._append(items, receipt)
+        except OutOfSequence as error:
+            bad, error.index = error.index or 0, None
+            await self._append_lines(items[:bad], numbers[:bad], receipt)
+            error.line = numbers[bad]
+            raise
 
 
 async def _checked(check: Callable[[bytes], Checked], text: bytes) -> Checked:

@@ -8,7 +8,7 @@ from urllib.parse import unquote
 from aiohttp import web
 from multidict import MultiMapping
 
-from opencode_events.broker.connection import End
+from opencode_events.broker.connection import End, OnOverflow
 from opencode_events.broker.selection import Selection
 from opencode_events.errors import InvalidFilter
 from opencode_events.events import MAX_TYPE_CHARS, Stream
@@ -20,18 +20,18 @@ MAX_VALUES = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
-    """One subscription's parameters. `after` is the cursor's text as it came, None when none did."""
+    """One subscription's parameters. `after` is the cursor's text or "earliest" as it came, None for the head."""
 
     selection: Selection
+    on_overflow: OnOverflow
     end: End
     after: str | None
 
 
-def read_wish(request: web.BaseRequest, stream: Stream) -> Wish:
-    """Return what a GET of `stream` asks for."""
+def read_wish(request: web.BaseRequest, stream: Stream, on_overflow: str = "end") -> Wish:
+    """Return what a GET of `stream` asks for. `on_overflow` is what it gets that does not say."""
     query = request.query
-    if _choice(query, "on_overflow", ("end", "catchup"), "end") == "catchup":
-        raise InvalidFilter("on_overflow=catchup is not offered by this version; use end", field="on_overflow")
+    on_overflow = _choice(query, "on_overflow", ("end", "catchup"), on_overflow)
     sync = _choice(query, "sync", ("all", "none", "only"), "all")
     if stream == "instance" and sync == "only":
         raise InvalidFilter("the instance stream carries no sync events; subscribe to /global/event", field="sync")
@@ -45,7 +45,7 @@ def read_wish(request: web.BaseRequest, stream: Stream) -> Wish:
         workspaces=_values(query, "workspace"),
     )
     end = cast(End, _choice(query, "end", ("clean", "abort"), "clean"))
-    return Wish(selection=selection, end=end, after=_after(request))
+    return Wish(selection=selection, on_overflow=cast(OnOverflow, on_overflow), end=end, after=_after(request))
 
 
 def read_directory(request: web.BaseRequest) -> str:
@@ -64,8 +64,6 @@ def _form(headers: Mapping[str, str]) -> Format:
 def _after(request: web.BaseRequest) -> str | None:
     """Return the cursor to resume after. The header wins: a reconnecting EventSource sends it beside its old query."""
     after = request.headers.get("Last-Event-ID") or request.query.get("after") or None
-    if after == "earliest":
-        raise InvalidFilter("after=earliest is not offered by this version; use latest or a cursor", field="after")
     return None if after in (None, "latest") else after.encode(errors="replace").decode()
 
 

@@ -1,6 +1,7 @@
 """`GET /event` and `GET /global/event`: register, send the head and `server.connected`, hand the connection over."""
 
 import random
+from dataclasses import dataclass
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
@@ -10,7 +11,6 @@ from opencode_events import wire
 from opencode_events.broker.broker import Broker
 from opencode_events.broker.connection import Terms
 from opencode_events.broker.lifecycle import Reason
-from opencode_events.broker.subscriber import Subscriber
 from opencode_events.cursor import parse
 from opencode_events.events import Stream
 from opencode_events.settings import ServerSettings
@@ -46,6 +46,17 @@ class StreamHead(EventSourceResponse):
         return writer
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """Where a stream starts: after the position `after`, None for a fresh one at the head.
+
+    `missed` is the reason why the cursor that was asked for could not be served.
+    """
+
+    after: int | None = None
+    missed: str | None = None
+
+
 class Subscribe:
     """The handler of one stream."""
 
@@ -57,10 +68,11 @@ class Subscribe:
 
     async def __call__(self, request: web.Request) -> web.StreamResponse:
         """Serve one subscriber. Returns when the connection is taken over, or over."""
-        wish = read_wish(request, self._stream)
+        wish = read_wish(request, self._stream, self._broker.settings.on_overflow)
         is_chunked = request.version >= (1, 1)
-        terms = Terms(peer=_peer(request), end=wish.end, is_chunked=is_chunked)
-        subscriber = self._broker.subscribe(wish.selection, terms)
+        terms = Terms(peer=_peer(request), on_overflow=wish.on_overflow, end=wish.end, is_chunked=is_chunked)
+        start = self._find(wish.after)
+        subscriber = self._broker.subscribe(wish.selection, terms, start.after)
         try:
             response = StreamHead(wish)
             self._cors.allow(request, response.headers)
@@ -68,7 +80,7 @@ class Subscribe:
             assert writer is not None
             if request.transport is None:
                 raise ConnectionResetError
-            first = self._greeting(wish, subscriber)
+            first = self._greeting(wish, start, subscriber.position)
             request.transport.write(wire.chunk(first) if is_chunked else first)
             await hand_over(subscriber, request, writer, may_take=self._settings.takeover)
         except ConnectionError:
@@ -78,35 +90,46 @@ class Subscribe:
             raise
         return response
 
-    def _greeting(self, wish: Wish, subscriber: Subscriber) -> bytes:
+    def _find(self, asked: str | None) -> Start:
+        """Return where a stream starts that was asked to go on after a cursor, or with the earliest event."""
+        if asked is None:
+            return Start()
+        earliest = self._broker.oldest_position - 1
+        if asked == "earliest":
+            return Start(after=earliest)
+        cursor = parse(asked)
+        if cursor is None:
+            return Start(missed="malformed")
+        if not self._broker.is_known(cursor):
+            return Start(missed="epoch")
+        if cursor.position < earliest:
+            return Start(after=earliest, missed="trimmed")
+        return Start(after=cursor.position)
+
+    def _greeting(self, wish: Wish, start: Start, position: int) -> bytes:
         """Return `server.connected`, and `server.stream.expired` behind it where a cursor cannot be served."""
-        form, position = wish.selection.form, subscriber.position
-        head = self._broker.cursor(position)
-        missed = None if wish.after is None else self._missed(wish.after, position)
+        form, broker = wish.selection.form, self._broker
+        cursor = broker.cursor(position)
+        is_resumed = start.after is not None and start.missed is None
+        if is_resumed and wish.after != "earliest":
+            cursor = wish.after or cursor  # the one accepted, to the letter
         connected = wire.control(
             self._stream,
             form,
             wire.CONNECTED,
-            {"cursor": head, "head": head, "resumed": missed == "nothing"},
-            cursor=head if missed in (None, "nothing") else None,
+            {"cursor": cursor, "head": broker.head, "resumed": is_resumed},
+            cursor=cursor if start.missed is None else None,
             retry_ms=random.randint(*RETRY_MS),
         )
-        if missed in (None, "nothing"):
+        if start.missed is None:
             return connected
-        properties = {"requested": wish.after, "oldest": head, "newest": head, "reason": missed}
+        properties = {
+            "requested": wish.after,
+            "oldest": broker.cursor(min(broker.oldest_position, broker.head_position)),
+            "newest": broker.head,
+            "reason": start.missed,
+        }
         return connected + wire.control(self._stream, form, wire.EXPIRED, properties)
-
-    def _missed(self, after: str, position: int) -> str:
-        """Return what a client that resumes after `after` has missed: "nothing", or the reason why it is not told.
-
-        This version serves no history, so whatever lies between the cursor and the head is trimmed.
-        """
-        cursor = parse(after)
-        if cursor is None:
-            return "malformed"
-        if not self._broker.is_known(cursor):
-            return "epoch"
-        return "nothing" if cursor.position == position else "trimmed"
 
 
 def _peer(request: web.BaseRequest) -> str:

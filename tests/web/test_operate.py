@@ -1,14 +1,25 @@
 """What operators and strangers ask: health, status, the list of handles, and paths and methods that nobody serves."""
 
+import contextlib
+import sqlite3
 from typing import Any
 
 import pytest
 
 from opencode_events import __version__
-from tests.clients import NDJSON, Client, envelope, until
+from tests.clients import NDJSON, Client, dumps, envelope, until
 from tests.servers import Daemon, Server
 
-PATHS = ["/event", "/global/event", "/global/health", "/-/healthy", "/-/status", "/-/subscribers"]
+PATHS = {
+    "/event": {"GET", "POST"},
+    "/global/event": {"GET", "POST"},
+    "/global/health": {"GET"},
+    "/sync/history": {"POST"},
+    "/-/healthy": {"GET"},
+    "/-/ready": {"GET"},
+    "/-/status": {"GET"},
+    "/-/subscribers": {"GET"},
+}
 
 
 def test_health_answers_as_opencodes_own(client: Client) -> None:
@@ -23,6 +34,54 @@ def test_it_says_that_it_is_alive(client: Client) -> None:
 
     assert (answer.status, answer.json["healthy"]) == (200, True)
     assert answer.head["Cache-Control"] == "no-store"
+
+
+# --- whether it is ready
+
+
+def test_it_is_ready_when_it_answers(client: Client) -> None:
+    answer = client.get("/-/ready")
+
+    assert (answer.status, answer.json) == (200, {"ready": True, "reasons": []})
+    assert answer.head["Cache-Control"] == "no-store"
+    assert answer.head.all("Retry-After") == []
+
+
+def test_it_is_not_ready_while_the_log_cannot_be_written_and_is_again_by_itself(server: Server) -> None:
+    client = server.client
+    stream = client.subscribe()
+    client.publish(envelope(1))
+    with contextlib.closing(sqlite3.connect(server.log_path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        refused = client.post("/global/event", dumps(envelope(2)))
+        answer = client.get("/-/ready")
+        other.execute("ROLLBACK")
+
+    assert (refused.status, refused.json["title"]) == (503, "Event log unavailable")
+    assert (answer.status, answer.json) == (503, {"ready": False, "reasons": ["database is locked"]})
+    assert answer.head["Retry-After"] == refused.head["Retry-After"] == "1"
+    assert answer.head["Content-Type"] == "application/json"
+    until(lambda: client.get("/-/ready").status == 200)
+    client.publish(envelope(3))
+    assert [frame.event for frame in stream.frames(2)] == ["evt_1", "evt_3"]
+    told = [line["event"] for line in server.lines if line["event"].startswith("eventlog.")]
+    assert told == ["eventlog.failed", "eventlog.recovered"]
+
+
+def test_it_is_not_ready_while_it_shuts_down(server: Server) -> None:
+    """A balancer on a connection that is open already is told, and so is a publisher."""
+    server.run(lambda: server.broker.drain(0))
+
+    answer = server.client.get("/-/ready")
+
+    assert (answer.status, answer.json) == (503, {"ready": False, "reasons": ["the daemon is shutting down"]})
+    assert answer.head["Retry-After"] == "1"
+    assert server.client.get("/-/healthy").status == 200
+    assert server.client.post("/global/event", dumps(envelope(1))).status == 503
+    assert server.client.get("/global/event?after=earliest").status == 503
+
+
+# --- statistics
 
 
 def test_status_counts(client: Client) -> None:
@@ -41,8 +100,9 @@ def test_status_counts(client: Client) -> None:
     assert broker["subscribers_by_state"] == {"live": 2}
     assert broker["subscribers_closed"] == {"client_closed": 1}
     assert broker["held_bytes"] == 0
-    assert status["log"]["head"] == 2
-    assert broker["head"] == f"{status['log']['epoch']}-2"
+    log: dict[str, Any] = status["log"]
+    assert (log["head"], log["oldest"], log["events"]) == (2, 1, 2)
+    assert broker["head"] == f"{log['epoch']}-2"
 
 
 def test_the_status_is_the_daemons(daemon: Daemon) -> None:
@@ -72,7 +132,8 @@ def test_each_handle_is_shown(client: Client) -> None:
     assert instance["peer"] == f"{host}:{port}"
     assert (instance["state"], instance["reason"], instance["is_parked"]) == ("live", None, False)
     assert (instance["sent_events"], instance["queued_events"], instance["queued_bytes"]) == (2, 0, 0)
-    assert instance["cursor"] == last
+    assert (instance["cursor"], instance["lag_events"]) == (last, 0)
+    assert [filtered["on_overflow"], instance["on_overflow"]] == ["end", "end"]
     assert (filtered["sent_events"], filtered["sent_bytes"]) == (0, 0)
 
 
@@ -88,8 +149,7 @@ def test_a_method_that_a_path_has_not_is_405(server: Server, path: str, method: 
     answer = server.client.send(method, path)
 
     assert answer.status == 405
-    allowed = {"GET", "POST", "OPTIONS"} if path.endswith("event") else {"GET", "OPTIONS"}
-    assert set(answer.head["Allow"].split(", ")) == allowed
+    assert set(answer.head["Allow"].split(", ")) == PATHS[path] | {"OPTIONS"}
     assert answer.head["Content-Type"] == "application/problem+json"
     if method == "HEAD":
         assert answer.body == b""

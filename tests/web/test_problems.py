@@ -14,8 +14,10 @@ from opencode_events.errors import (
     Busy,
     InvalidEvent,
     InvalidFilter,
+    InvalidQuery,
     LogUnavailable,
     OpencodeEventsError,
+    OutOfSequence,
     TooLarge,
     UnsupportedMedia,
 )
@@ -56,6 +58,20 @@ async def answer(error: Exception, **headers: str) -> web.StreamResponse:
         (
             InvalidFilter("types has an empty value", field="types"),
             {"status": 400, "title": "Invalid subscription", "detail": "types has an empty value", "field": "types"},
+        ),
+        (
+            InvalidQuery("not -1", field="ses_1"),
+            {"status": 400, "title": "Invalid query", "detail": "not -1", "field": "ses_1"},
+        ),
+        (
+            OutOfSequence("7 is next", field="payload.syncEvent.seq", line=2),
+            {
+                "status": 409,
+                "title": "Out of sequence",
+                "detail": "7 is next",
+                "field": "payload.syncEvent.seq",
+                "line": 2,
+            },
         ),
         (TooLarge("over", limit=4), {"status": 413, "title": "Too large", "detail": "over", "limit": 4}),
         (

@@ -143,7 +143,7 @@ def test_an_instance_stream_has_no_twins_to_give() -> None:
     ("query", "field"),
     [
         ("sync=yes", "sync"), ("sync=", "sync"), ("sync=ALL", "sync"), ("end=later", "end"), ("end=", "end"),
-        ("on_overflow=drop", "on_overflow"), ("on_overflow=catchup", "on_overflow"), ("after=earliest", "after"),
+        ("on_overflow=drop", "on_overflow"), ("on_overflow=", "on_overflow"),
     ],
 )  # fmt: skip
 def test_what_is_not_on_offer_is_refused_by_its_name(query: str, field: str) -> None:
@@ -159,6 +159,20 @@ def test_the_end_is_asked_for(end: str) -> None:
     assert read_wish(get(f"end={end}&on_overflow=end"), "global").end == end
 
 
+@pytest.mark.parametrize(
+    ("query", "default", "found"),
+    [
+        ("", "end", "end"),
+        ("", "catchup", "catchup"),
+        ("on_overflow=end", "catchup", "end"),
+        ("on_overflow=catchup", "end", "catchup"),
+    ],
+)
+def test_what_happens_at_a_cap_is_asked_for_or_the_daemon_s_choice(query: str, default: str, found: str) -> None:
+    assert read_wish(get(query), "global", default).on_overflow == found
+    assert read_wish(get(query), "global").on_overflow == (found if query else "end")
+
+
 # --- where to start
 
 
@@ -171,12 +185,14 @@ def test_the_end_is_asked_for(end: str) -> None:
         ("after=0123456789-7", None, "0123456789-7"),
         ("", "0123456789-7", "0123456789-7"),
         ("after=0123456789-7", "0123456789-9", "0123456789-9"),
+        ("after=earliest", None, "earliest"),
+        ("", "earliest", "earliest"),
         ("after=earliest", "0123456789-9", "0123456789-9"),
         ("after=0123456789-7", "", "0123456789-7"),
         ("after=nonsense", None, "nonsense"),
     ],
-    ids=["nowhere", "latest", "empty", "query", "header", "the header wins", "over a bad query too", "an empty header",
-         "not judged here"],
+    ids=["nowhere", "latest", "empty", "query", "header", "the header wins", "earliest", "earliest in a header",
+         "over earliest too", "an empty header", "not judged here"],
 )  # fmt: skip
 def test_a_reconnecting_client_s_header_wins_over_its_old_query(
     query: str, header: str | None, after: str | None

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from tests.clients import NDJSON, Answer, Client, Frame, disposal, dumps, envelope, payload, twin, until
+from tests.clients import NDJSON, Answer, Client, Frame, disposal, dumps, envelope, payload, until
 from tests.servers import LOOPS, Daemon, Server
+from tests.web.events import FILTERED, FILTERED_BY_INSTANCE, MIXED
 
 Serve = Callable[..., Server]
 
@@ -217,38 +218,6 @@ def test_whoever_does_not_name_ndjson_gets_an_event_stream(client: Client, accep
 
 # --- filters
 
-MIXED: list[dict[str, Any]] = [
-    envelope(1, kind="message.updated", sessionID="ses_1"),
-    twin(1, "message.updated.1", session="ses_1"),
-    envelope(2, kind="message.part.delta", sessionID="ses_2"),
-    envelope(3, "/e", kind="session.idle", sessionID="ses_1"),
-    envelope(4, kind="todo.updated"),
-    envelope(5, "global", kind="project.updated"),
-    envelope(6, None, kind="global.thing"),
-    envelope(7, kind="message.updated", sessionID="ses_3") | {"workspace": "w1"},
-    envelope(8, kind="message.updated", sessionID="ses_3") | {"workspace": "w2"},
-    twin(9, "session.next.step.failed.2", "/e", "ses_2"),
-]
-NAMES = ["1", "1s", "2", "3", "4", "5", "6", "7", "8", "9s"]
-
-FILTERED = {
-    "": NAMES,
-    "?sync=all": NAMES,
-    "?sync=none": ["1", "2", "3", "4", "5", "6", "7", "8"],
-    "?sync=only": ["1s", "9s"],
-    "?session=ses_1": ["1", "1s", "3"],
-    "?session=ses_1,ses_2": ["1", "1s", "2", "3", "9s"],
-    "?session=ses_1&session=ses_2": ["1", "1s", "2", "3", "9s"],
-    "?types=message.updated": ["1", "1s", "7", "8"],
-    "?types=message.*": ["1", "1s", "2", "7", "8"],
-    "?types=session.idle,*.failed": ["3", "9s"],
-    "?types=m*&session=ses_1": ["1", "1s"],
-    "?types=m*&session=ses_1&sync=none": ["1"],
-    "?workspace=w1": ["1", "1s", "2", "3", "4", "5", "6", "7", "9s"],
-    "?workspace=w1,w2&session=ses_3": ["7", "8"],
-    "?types=nothing": [],
-}
-
 
 @pytest.mark.parametrize(("query", "expected"), FILTERED.items())
 def test_filters_of_the_global_stream(client: Client, query: str, expected: list[str]) -> None:
@@ -261,20 +230,7 @@ def test_filters_of_the_global_stream(client: Client, query: str, expected: list
     assert seen == expected
 
 
-@pytest.mark.parametrize(
-    ("query", "expected"),
-    [
-        ("?directory=/d", ["1", "2", "4", "7", "8"]),
-        ("?directory=/e", ["3"]),
-        ("?directory=global", []),
-        ("?directory=/nowhere", []),
-        ("?directory=/d&sync=all", ["1", "2", "4", "7", "8"]),
-        ("?directory=/d&sync=none", ["1", "2", "4", "7", "8"]),
-        ("?directory=/d&session=ses_1", ["1"]),
-        ("?directory=/d&types=*.updated", ["1", "4", "7", "8"]),
-        ("?directory=/d&types=*.updated&workspace=w2&session=ses_3", ["8"]),
-    ],
-)
+@pytest.mark.parametrize(("query", "expected"), FILTERED_BY_INSTANCE.items())
 def test_filters_of_an_instance_stream(client: Client, query: str, expected: list[str]) -> None:
     stream = client.subscribe("/event" + query)
     directory = query.split("=")[1].split("&")[0]
@@ -326,67 +282,7 @@ def test_an_instance_can_be_subscribed_to_again(client: Client) -> None:
     assert stream.frame().event == "evt_2"
 
 
-# --- coming back
-
-
-def test_whoever_has_missed_nothing_is_told_so(client: Client) -> None:
-    last = client.publish(envelope(1), envelope(2))["last"]
-
-    for stream in (
-        client.subscribe(EVERYTHING, f"Last-Event-ID: {last}"),
-        client.subscribe(f"{EVERYTHING}?after={last}"),
-    ):
-        assert stream.connected is not None
-        assert stream.connected.id == last
-        assert stream.connected.properties == {"cursor": last, "head": last, "resumed": True}
-
-
-@pytest.mark.parametrize(
-    ("after", "reason"),
-    [
-        ("{epoch}-1", "trimmed"),
-        ("{epoch}-99", "epoch"),
-        ("0123456789-1", "epoch"),
-        ("nonsense", "malformed"),
-        ("{epoch}-01", "malformed"),
-        ("{epoch}--1", "malformed"),
-        ("{epoch}-" + "9" * 30, "malformed"),
-        ("\xff\xfe", "malformed"),
-        ("x" * 5_000, "malformed"),
-    ],
-    ids=["behind", "beyond", "another epoch", "words", "leading zero", "negative", "long", "not UTF-8", "very long"],
-)
-@pytest.mark.parametrize("target", [EVERYTHING, INSTANCE])
-def test_a_cursor_that_cannot_be_served_is_told_and_the_stream_goes_on(
-    client: Client, target: str, after: str, reason: str
-) -> None:
-    head = client.publish(envelope(1), envelope(2))["last"]
-    after = after.format(epoch=head.split("-")[0])
-
-    stream = client.subscribe(target, f"Last-Event-ID: {after}")
-    expired = stream.frame()
-    client.publish(envelope(3))
-
-    assert stream.connected is not None
-    assert stream.connected.id is None
-    assert stream.connected.properties == {"cursor": head, "head": head, "resumed": False}
-    assert (expired.type, expired.id, expired.retry) == ("server.stream.expired", None, None)
-    requested = expired.properties.pop("requested")
-    assert requested == after or "\xff" in after
-    assert {**expired.properties, "requested": ""} == {
-        "requested": "", "oldest": head, "newest": head, "reason": reason,
-    }  # fmt: skip
-    assert stream.frame().event == "evt_3"
-
-
-def test_the_header_wins_over_the_query(client: Client) -> None:
-    """A reconnecting EventSource sends it beside its old query."""
-    last = client.publish(envelope(1))["last"]
-
-    stream = client.subscribe(f"{EVERYTHING}?after=nonsense", f"Last-Event-ID: {last}")
-
-    assert stream.connected is not None
-    assert stream.connected.properties["resumed"] is True
+# --- where it starts
 
 
 @pytest.mark.parametrize("query", ["?after=latest", "?after="])
@@ -409,10 +305,8 @@ def test_latest_is_the_default(client: Client, query: str) -> None:
         ("/event?directory=/d&sync=only", "sync"),
         ("/event?directory=/d&sync=some", "sync"),
         ("/global/event?sync=", "sync"),
-        ("/global/event?on_overflow=catchup", "on_overflow"),
         ("/global/event?on_overflow=drop", "on_overflow"),
         ("/global/event?end=never", "end"),
-        ("/global/event?after=earliest", "after"),
         ("/global/event?types=", "types"),
         ("/global/event?types=a,,b", "types"),
         ("/global/event?session=", "session"),
