@@ -23,6 +23,7 @@ QUICK_S = 0.3
 QUICK_WARM_UP_S = 0.1
 WARM_UP_S = 1.0
 MAX_PROCESSES = 4
+QUICK_HISTORY = 200
 LEAST_SIZE = 180  # bytes, in which the largest numbers find place
 
 
@@ -40,6 +41,9 @@ LEAST_SIZE = 180  # bytes, in which the largest numbers find place
 @click.option(
     "--in-flight", type=click.IntRange(1), default=8, show_default=True, help="Unanswered requests at a time."
 )
+@click.option(
+    "--history", type=click.IntRange(1), default=10_000, show_default=True, help="Events of the log that are replayed."
+)
 @click.option("--header", "headers", multiple=True, help="One more line of every request: 'Name: value'; repeatable.")
 @click.option("--quick", is_flag=True, help="A smoke run of seconds with few subscribers: its figures mean little.")
 def bench(
@@ -55,14 +59,16 @@ def bench(
     cpus: tuple[int, ...],
     size: int,
     in_flight: int,
+    history: int,
     headers: tuple[str, ...],
     quick: bool,
 ) -> None:
     """Measure a running daemon from outside: throughput, latency, memory, and whether all events arrived in order.
 
-    SCENARIO is one or several of idle, fanout-1000, batch-1000, fanout-100, ndjson-100, latency-1000, stalled and
-    scaling; without one it is all of them. Throughput is told per second of the daemon's CPU time, read from /proc.
-    For steady figures keep the daemon on a core of its own (taskset) and this tool off it (--cpu).
+    SCENARIO is one or several of idle, fanout-1000, batch-1000, fanout-100, ndjson-100, latency-1000, stalled,
+    publish, replay, storm and scaling; without one it is all of them. Throughput is told per second of the daemon's
+    CPU time, read from /proc. For steady figures keep the daemon on a core of its own (taskset) and this tool off it
+    (--cpu).
 
     Fails if an event was lost, duplicated or disordered, if the daemon ended a stream, or if there was nothing to
     measure.
@@ -74,6 +80,7 @@ def bench(
         processes=processes or max(1, min(MAX_PROCESSES, (os.cpu_count() or 2) - 1)),
         size=size,
         in_flight=in_flight,
+        history=min(history, QUICK_HISTORY) if quick else history,
         quick=quick,
     )
     address = client.find_url(url, config, state_dir) or client.DEFAULT_URL

@@ -16,6 +16,7 @@ from opencode_events.cli import settings_table
 from opencode_events.cli.background import restart, start, stop
 from opencode_events.cli.bench import bench
 from opencode_events.cli.exits import Exit
+from opencode_events.cli.log import log
 from opencode_events.cli.publish import publish
 from opencode_events.cli.serve import check_config, run
 from opencode_events.cli.status import status
@@ -71,6 +72,7 @@ for command in (
     status,
     publish,
     tail,
+    log,
     bench,
     check_config,
     settings_table.command,

@@ -57,8 +57,8 @@ def publish(
     else:
         if file is None and sys.stdin.isatty():
             raise click.UsageError("give a FILE, - for standard input, or --type")
-        answer = asyncio.run(_post_recording(target, directory, file or sys.stdin.buffer))
-    click.echo(json.dumps(answer) if as_json else _told(answer))
+        answer = asyncio.run(post_recording(target, directory, file or sys.stdin.buffer))
+    click.echo(json.dumps(answer) if as_json else told(answer))
 
 
 def _event(kind: str, properties: str) -> bytes:
@@ -72,7 +72,7 @@ def _event(kind: str, properties: str) -> bytes:
     return f'{{"type":{json.dumps(kind)},"properties":{properties}}}'.encode(errors="surrogateescape")
 
 
-def _told(answer: dict[str, Any]) -> str:
+def told(answer: dict[str, Any]) -> str:
     """Return the answer's counts in words, or the id and the cursor of one event."""
     ids = answer.get("ids") or []
     if len(ids) == 1 and answer.get("last"):
@@ -87,26 +87,26 @@ async def _post_one(url: str, directory: str | None, payload: bytes) -> dict[str
     return await _post(url, directory, body, "application/json", Recording())
 
 
-async def _post_recording(url: str, directory: str | None, file: BinaryIO) -> dict[str, Any]:
-    """Publish a file as it is read, with a progress bar if a person looks on, and return the daemon's answer."""
+async def post_recording(url: str, directory: str | None, file: BinaryIO) -> dict[str, Any]:
+    """Publish a file as it is read and return the daemon's answer."""
     recording = Recording()
+    async with contextlib.aclosing(read_lines(file, recording, "publishing")) as body:
+        return await _post(url, directory, body, "application/x-ndjson", recording)
+
+
+async def read_lines(file: BinaryIO, recording: Recording, label: str) -> AsyncGenerator[bytes]:
+    """Yield the lines of a recording, as many at a time as have come, with a progress bar if a person looks on."""
     size = _regular_size(file)
     shows_progress = size is not None and size > PIECE_BYTES and sys.stderr.isatty()
-
-    async def lines(bar: Any) -> AsyncGenerator[bytes]:
+    with click.progressbar(length=size or 0, label=label, file=sys.stderr, hidden=not shows_progress) as bar:
         async for piece in read_pieces(file):
             if text := recording.feed(piece):
                 yield text
             bar.update(len(piece))
-        if text := recording.finish():
-            yield text
-
-    with click.progressbar(length=size or 0, label="publishing", file=sys.stderr, hidden=not shows_progress) as bar:
-        async with contextlib.aclosing(lines(bar)) as body:
-            answer = await _post(url, directory, body, "application/x-ndjson", recording)
+    if text := recording.finish():
+        yield text
     if recording.cut_short:
         click.echo("the last line of the recording is cut short and was left out", err=True)
-    return answer
 
 
 async def _post(

@@ -1,4 +1,4 @@
-"""`tail`: watch a stream as it is, a line an event; it reconnects by itself, with its last id."""
+"""`tail`: watch a stream as it is, a line an event; it reconnects by itself, and goes on after its last id."""
 
 import asyncio
 import contextlib
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from opencode_events import wire
 from opencode_events.cli import client, render
 from opencode_events.cli.follow import follow
 from opencode_events.cli.options import setting_options, url_option
@@ -25,8 +26,14 @@ from opencode_events.cli.sse import ServerSentEvent
 @click.option("--types", multiple=True, help="Only these types, such as 'message.*,session.idle'. May be repeated.")
 @click.option("--sync", type=click.Choice(["all", "none", "only"]), help="What to do with the sync twins of events.")
 @click.option("--workspace", multiple=True, help="Only events of this workspace, or of none. May be repeated.")
-@click.option("--after", metavar="CURSOR", help="Say whether anything was missed since this cursor.")
-@click.option("--on-overflow", type=click.Choice(["end", "catchup"]), help="What happens when this client lags.")
+@click.option(
+    "--after", metavar="CURSOR", help="Begin after this cursor, or with the `earliest` event.  [default: latest]"
+)
+@click.option(
+    "--on-overflow",
+    type=click.Choice(["end", "catchup"]),
+    help="When this client lags: end the stream, or catch up from the log.",
+)
 @click.option("--end", type=click.Choice(["clean", "abort"]), help="How the daemon ends the stream.")
 @click.option("--json", "as_json", is_flag=True, help="Print each event's JSON as it came, a line each.")
 @click.option("--control", is_flag=True, help="With --json: print the daemon's control frames too.")
@@ -49,7 +56,7 @@ def tail(
     count: int | None,
     color: bool | None,
 ) -> None:
-    """Watch the events as they come, until Ctrl-C. A cut connection is made again."""
+    """Watch the events as they come, until Ctrl-C. A cut connection is made again, and goes on where it was."""
     target = client.find_url(url, config, state_dir) or client.DEFAULT_URL
     single = {"directory": directory, "sync": sync, "after": after, "on_overflow": on_overflow, "end": end}
     params = [(name, value) for name, value in single.items() if value is not None]
@@ -86,12 +93,22 @@ class Printer:
                 lines.append(render.line(frame, at, self._width))
             elif self._control or not frame.is_control:
                 lines.append(event.data)
+            if self._as_json and frame.type == wire.EXPIRED:
+                self.notify(expiry(frame.properties))
         if lines:
             click.echo("\n".join(lines), color=self._color)
 
     def notify(self, sentence: str) -> None:
         """Tell of an interruption, beside the events."""
         click.echo(click.style(render.printable(sentence), dim=True), err=True)
+
+
+def expiry(properties: object) -> str:
+    """Return what a `server.stream.expired` says, as a sentence."""
+    members = properties if isinstance(properties, dict) else {}
+    reason = members.get("reason")
+    follows = "all that is retained follows" if reason == "trimmed" else "what is published now follows"
+    return f"{members.get('requested')} cannot be resumed ({reason}), so events may be missing; {follows}"
 
 
 def _wants_color(asked: bool | None) -> bool | None:

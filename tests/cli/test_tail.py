@@ -98,6 +98,52 @@ def test_a_cut_stream_is_resumed_and_the_person_told(runner: CliRunner) -> None:
     assert daemon.asked[1].headers["Last-Event-ID"] == "1-1"
 
 
+def expired(reason: str) -> Answer:
+    """Return a stream that begins with what a daemon says of a cursor that it cannot serve."""
+    properties = {"requested": "1-7", "oldest": "2-5", "newest": "2-9", "reason": reason}
+    told = json.dumps({"payload": {"type": "server.stream.expired", "properties": properties}})
+    return Answer(pieces=(CONNECTED, f"data: {told}\n\n".encode() + sse(1)), stays_open=True)
+
+
+@pytest.mark.parametrize(
+    ("reason", "follows"),
+    [
+        ("trimmed", "all that is retained follows"),
+        ("epoch", "what is published now follows"),
+        ("malformed", "what is published now follows"),
+    ],
+)
+@pytest.mark.parametrize("control", [[], ["--control"]], ids=["", "control"])
+def test_json_tells_beside_it_that_events_may_be_missing(
+    runner: CliRunner, reason: str, follows: str, control: list[str]
+) -> None:
+    with FakeDaemon(expired(reason)) as daemon:
+        result = runner.invoke(main, ["tail", "--url", daemon.url, "--after=1-7", "--count=1", "--json", *control])
+
+    assert result.stderr == f"1-7 cannot be resumed ({reason}), so events may be missing; {follows}\n"
+    assert len(result.stdout.splitlines()) == (3 if control else 1)
+    assert result.exit_code == 0
+
+
+def test_a_person_sees_that_events_may_be_missing_among_the_lines(runner: CliRunner) -> None:
+    with FakeDaemon(expired("trimmed")) as daemon:
+        result = runner.invoke(main, ["tail", "--url", daemon.url, "--after=1-7", "--count=1"])
+
+    assert 'server.stream.expired {"requested":"1-7","oldest":"2-5","newest":"2-9","reason":"trimmed"}' in result.stdout
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize("properties", ["null", "[]", "{}", '{"requested":"\\u001b[2J","reason":"x"}'])
+def test_a_strange_server_cannot_steer_the_terminal_with_it(runner: CliRunner, properties: str) -> None:
+    told = f'data: {{"payload":{{"type":"server.stream.expired","properties":{properties}}}}}\n\n'
+    with FakeDaemon(Answer(pieces=(told.encode() + sse(1),), stays_open=True)) as daemon:
+        result = runner.invoke(main, ["tail", "--url", daemon.url, "--count=1", "--json"])
+
+    assert result.stderr.endswith("what is published now follows\n")
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.removesuffix("\n").isprintable()
+
+
 @pytest.mark.parametrize("url", ["", "http://"], ids=["empty", "no host"])
 def test_a_url_that_is_none_is_told_in_one_line(runner: CliRunner, url: str) -> None:
     result = runner.invoke(main, ["tail", f"--url={url}"])
