@@ -15,7 +15,8 @@ from multiprocessing.context import ForkProcess
 from types import TracebackType
 
 from opencode_events.bench.errors import BenchError
-from opencode_events.bench.readers import Findings, Forget, Open, Order, Reply, Tell, serve
+from opencode_events.bench.procfs import Process
+from opencode_events.bench.readers import HANDSHAKES, Findings, Forget, Leave, Open, Order, Reply, Tell, serve
 from opencode_events.bench.sequence import Position
 from opencode_events.bench.target import Target
 
@@ -27,7 +28,7 @@ DRAIN_S = 30.0
 LEAVE_S = 5.0
 LOOK_S = 0.0005
 SPARE_FILES = 64
-COUNTERS = 2  # of 8 bytes, for each process; see Readers
+COUNTERS = 3  # of 8 bytes, for each process; see Readers
 
 
 def check_file_limit(needed: int) -> None:
@@ -38,21 +39,30 @@ def check_file_limit(needed: int) -> None:
 
 
 class Crowd:
-    """Subscribers of one run in `processes` processes. A context manager: leaving it closes them all."""
+    """Subscribers of one run in `processes` processes. A context manager: leaving it closes them all.
 
-    def __init__(self, target: Target, run: str, *, processes: int = 1) -> None:
-        self._files = SPARE_FILES  # of the process that has most
+    `niceness` is how far the processes stand back for others on their core: see nice(2).
+    """
+
+    def __init__(self, target: Target, run: str, *, processes: int = 1, niceness: int = 0) -> None:
+        self._opened = [0] * processes
         self._target = target
         self._map = mmap.mmap(-1, processes * COUNTERS * 8)
         self._counters = memoryview(self._map).cast("q")
         self._pipes: list[Connection] = []
         self._processes: list[ForkProcess] = []
+        self._answer_by: float | None = None  # when `begin` must have been answered
         context = multiprocessing.get_context("fork")
         for number in range(processes):
             ours, theirs = context.Pipe()
             self._pipes.append(ours)
             counters = self._counters[number * COUNTERS : (number + 1) * COUNTERS]
-            process = context.Process(target=serve, args=(run, theirs, counters, tuple(self._pipes)), daemon=True)
+            process = context.Process(
+                target=serve,
+                args=(run, theirs, counters, tuple(self._pipes)),
+                kwargs={"niceness": niceness},
+                daemon=True,
+            )
             process.start()
             theirs.close()
             self._processes.append(process)
@@ -70,8 +80,28 @@ class Crowd:
 
         About `sampled` of them measure latency. Raise BenchError with the first reason if one is refused.
         """
+        self.begin(path, count, reads=reads, receive_buffer=receive_buffer, sampled=sampled)
+        while not self.is_open(ANSWER_S):
+            pass
+
+    def begin(
+        self,
+        path: str,
+        count: int,
+        *,
+        reads: bool = True,
+        receive_buffer: int = 0,
+        sampled: int = 10,
+        at_once: int = HANDSHAKES,
+        leaves_at: int = 0,
+    ) -> None:
+        """Do as `open` does, but return at once; ask `is_open` before anything else that they answer.
+
+        `at_once` are being connected at a time in each process; `leaves_at` is as in `readers.Open`.
+        """
         shares = [count // len(self._pipes) + (i < count % len(self._pipes)) for i in range(len(self._pipes))]
-        check_file_limit(self._files + max(shares))
+        opened = [before + share for before, share in zip(self._opened, shares, strict=True)]
+        check_file_limit(SPARE_FILES + max(all_ - gone for all_, gone in zip(opened, self._gone(), strict=True)))
         timeout_s = CONNECT_S + CONNECT_EACH_S * count
         orders = [
             Open(
@@ -82,13 +112,36 @@ class Crowd:
                 sampled_every=max(1, count // max(1, sampled)),
                 reads=reads,
                 receive_buffer=receive_buffer,
+                at_once=at_once,
+                leaves_at=leaves_at,
             )
             for share in shares
         ]
-        for refusal in self._ask(orders, timeout_s + ANSWER_S):
+        self._tell(orders)
+        self._answer_by = time.monotonic() + timeout_s + ANSWER_S
+        self._opened = opened
+
+    def is_open(self, wait_s: float = 0.0) -> bool:
+        """Tell whether all of `begin` have their first frame, or have left; wait for it up to `wait_s`.
+
+        Raise BenchError with the first reason if one was refused, or when it takes too long.
+        """
+        if self._answer_by is None:
+            return True
+        if not all(pipe.poll(wait_s) for pipe in self._pipes):
+            if time.monotonic() > self._answer_by:
+                raise BenchError("a reader process does not answer")
+            return False
+        self._answer_by = None
+        for refusal in self._replies(ANSWER_S):
             if isinstance(refusal, str):
                 raise BenchError(refusal)
-        self._files += max(shares)
+        return True
+
+    def leave(self) -> None:
+        """Disconnect all; what they have seen counts in the findings, and others may be connected."""
+        self._ask([Leave()] * len(self._pipes), ANSWER_S)
+        self._opened = self._gone()
 
     def received(self) -> int:
         """Return how many events were delivered to all subscribers together so far."""
@@ -97,6 +150,14 @@ class Crowd:
     def ended(self) -> int:
         """Return how many streams the daemon has ended."""
         return sum(self._counters[1::COUNTERS])
+
+    def left(self) -> int:
+        """Return how many have left because they had come to their number."""
+        return sum(self._counters[2::COUNTERS])
+
+    def cpu_s(self) -> float:
+        """Return the seconds of CPU time that the processes have used."""
+        return sum(Process(process.pid).cpu_s() or 0.0 for process in self._processes)
 
     def wait_received(self, count: int) -> bool:
         """Wait until `count` events were delivered; tell whether they were.
@@ -146,13 +207,29 @@ class Crowd:
         self._pipes.clear()
         self._processes.clear()
 
+    def _gone(self) -> list[int]:
+        """Return how many were ended or have left, of each process."""
+        pairs = zip(self._counters[1::COUNTERS], self._counters[2::COUNTERS], strict=True)
+        return [ended + left for ended, left in pairs]
+
     def _ask(self, orders: Sequence[Order], timeout_s: float) -> list[Reply]:
         """Give each process its order and return all replies."""
-        deadline = time.monotonic() + timeout_s
-        replies: list[Reply] = []
+        self._tell(orders)
+        return self._replies(timeout_s)
+
+    def _tell(self, orders: Sequence[Order]) -> None:
+        """Give each process its order."""
         try:
             for pipe, order in zip(self._pipes, orders, strict=True):
                 pipe.send(order)
+        except OSError as error:
+            raise BenchError("a reader process died") from error
+
+    def _replies(self, timeout_s: float) -> list[Reply]:
+        """Return what each process answers to its order."""
+        deadline = time.monotonic() + timeout_s
+        replies: list[Reply] = []
+        try:
             for pipe in self._pipes:
                 if not pipe.poll(max(0.0, deadline - time.monotonic())):
                     raise BenchError(f"a reader process did not answer within {timeout_s:g} s")

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from opencode_events.bench.crowd import Crowd
+from opencode_events.bench.meter import Meter, Spent
 from opencode_events.bench.payload import new_run
 from opencode_events.bench.procfs import Process
 from opencode_events.bench.publishers import Publisher
@@ -28,7 +29,10 @@ QUICK_SHARE = 50  # a smoke run has one in so many subscribers
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How a measurement is made. Durations in seconds; `subscribers` None takes each scenario's own number."""
+    """How a measurement is made. Durations in seconds; `subscribers` None takes each scenario's own number.
+
+    `history` is how many events of the log are read back by who comes for them.
+    """
 
     seconds: float = 5.0
     warm_up_s: float = 1.0
@@ -37,6 +41,7 @@ class Options:
     size: int = 200
     in_flight: int = 8
     window: int = 5_000
+    history: int = 10_000
     quick: bool = False
 
 
@@ -66,10 +71,10 @@ class Lab:
         return max(10, usual // QUICK_SHARE) if self.options.quick else usual
 
     @contextmanager
-    def gathering(self) -> Iterator[tuple[Crowd, str]]:
-        """Yield an empty crowd and the name of its run, once the daemon is at rest."""
+    def gathering(self, run: str | None = None) -> Iterator[tuple[Crowd, str]]:
+        """Yield an empty crowd and the name of its run, once the daemon is at rest. The run is a new one by default."""
         self.rest()
-        run = new_run()
+        run = run or new_run()
         with Crowd(self.target, run, processes=self.options.processes) as crowd:
             yield crowd, run
 
@@ -106,8 +111,7 @@ class Measured:
     events: int
     requests: int
     deliveries: int
-    wall_s: float
-    cpu_s: float | None
+    spent: Spent
     held_s: float
     rss_before: int | None
     rss_peak: int | None
@@ -116,11 +120,11 @@ class Measured:
 
     def per_cpu_s(self) -> float | None:
         """Return deliveries per second of the daemon's CPU time."""
-        return self.deliveries / self.cpu_s if self.cpu_s else None
+        return self.deliveries / self.spent.cpu_s if self.spent.cpu_s else None
 
     def per_wall_s(self) -> float:
         """Return deliveries per second."""
-        return self.deliveries / self.wall_s
+        return self.deliveries / self.spent.wall_s
 
 
 def measure(
@@ -132,10 +136,10 @@ def measure(
     crowd.wait_received(publisher.maker.made * subscribers)
     crowd.forget_latencies()
     received, rss_before = crowd.received(), lab.process.rss_bytes()
-    cpu_before, start = lab.process.cpu_s(), time.monotonic()
+    meter = Meter(lab.process, crowd)
     published = publisher.run(seconds, gate)
     crowd.wait_received(publisher.maker.made * subscribers)
-    wall_s, cpu_after = time.monotonic() - start, lab.process.cpu_s()
+    spent = meter.read()
     deliveries = crowd.received() - received
     time.sleep(AFTERMATH_S)
     findings = crowd.findings()
@@ -144,8 +148,7 @@ def measure(
         events=published.events,
         requests=published.requests,
         deliveries=deliveries,
-        wall_s=wall_s,
-        cpu_s=None if cpu_before is None or cpu_after is None else cpu_after - cpu_before,
+        spent=spent,
         held_s=published.held_s,
         rss_before=rss_before,
         rss_peak=max(gate.peak_rss or 0, lab.process.rss_bytes() or 0) or None,

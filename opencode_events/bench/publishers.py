@@ -157,9 +157,13 @@ class Paced(Pipelined):
 
     def run(self, seconds: float, gate: Gate = always) -> Published:
         """Publish for `seconds`, then wait until everything is acknowledged. Nothing holds the pace back."""
+        return self.run_while(lambda elapsed_s: elapsed_s < seconds)
+
+    def run_while(self, goes_on: Callable[[float], bool]) -> Published:
+        """Publish until `goes_on`, asked before each event with the seconds since the first one, says no."""
         start = time.monotonic()
         posted = answered = 0
-        while posted * self._period_s < seconds:
+        while goes_on(posted * self._period_s):
             due = start + posted * self._period_s
             while (wait_s := due - time.monotonic()) > 0:
                 answered += self.receive(accepted=1, wait_s=wait_s)

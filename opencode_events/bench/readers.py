@@ -5,6 +5,7 @@ process obeys one pipe. It answers each order there, counts deliveries in memory
 leaves when the pipe is closed, whatever became of the process at its other end.
 """
 
+import os
 import resource
 import select
 import signal
@@ -18,12 +19,14 @@ from multiprocessing.connection import Connection
 from opencode_events.bench.sample import Sample
 from opencode_events.bench.sequence import Position
 from opencode_events.bench.target import Target
-from opencode_events.bench.trail import CLOSING, CONNECTED, LAGGING, REFUSED, BrokenFrame, Cut, Trail
+from opencode_events.bench.trail import CLOSING, CONNECTED, EXPIRED, LAGGING, REFUSED, BrokenFrame, Cut, Trail
 
 BUFFER_BYTES = 262_144  # one read: a whole segment of the daemon's
 EVENTS = 4_096  # sockets taken from one epoll_wait
 HANDSHAKES = 64  # connections being opened at a time: a sane pace, far below the daemon's listen backlog
-RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close by RST, so that thousands of ports need not sit in TIME_WAIT
+REASONS = 10  # why streams ended: more of them say the same
+# Close by RST, so that thousands of ports need not sit in TIME_WAIT.
+RESET_ON_CLOSE = (socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +34,7 @@ class Open:
     """Order: connect `count` subscribers to `path`, within `timeout_s`. One in `sampled_every` measures latency.
 
     Subscribers with `reads` False never read a byte; `receive_buffer` is their SO_RCVBUF in bytes, 0 the system's.
+    At most `at_once` are being connected at a time. One that has come to the number `leaves_at` disconnects, 0: nobody.
     """
 
     target: Target
@@ -40,6 +44,13 @@ class Open:
     sampled_every: int = 1
     reads: bool = True
     receive_buffer: int = 0
+    at_once: int = HANDSHAKES
+    leaves_at: int = 0
+
+
+@dataclass(frozen=True)
+class Leave:
+    """Order: disconnect all subscribers. What they have seen counts in the findings."""
 
 
 @dataclass(frozen=True)
@@ -63,24 +74,28 @@ class Findings:
     reasons: tuple[str, ...] = ()
 
 
-Order = Open | Forget | Tell
+Order = Open | Leave | Forget | Tell
 Reply = Findings | str | None  # None: done; a text: why it was not
 
 
 class Subscriber:
     """One connection and where it stands."""
 
-    __slots__ = ("cut", "is_sampled", "recv_into", "sock")
+    __slots__ = ("cut", "is_sampled", "leaves_at", "recv_into", "sock")
 
-    def __init__(self, sock: socket.socket, cut: Cut, *, is_sampled: bool) -> None:
+    def __init__(self, sock: socket.socket, cut: Cut, *, is_sampled: bool, leaves_at: int) -> None:
         self.sock = sock
         self.recv_into = sock.recv_into
         self.cut = cut
         self.is_sampled = is_sampled
+        self.leaves_at = leaves_at
 
 
 class Readers:
-    """The subscribers of one process. `counters` is shared: [0] deliveries of `run`, [1] streams that ended."""
+    """The subscribers of one process. `counters` is shared.
+
+    [0] are deliveries of `run`, [1] streams that the daemon ended, [2] subscribers that left at their number.
+    """
 
     def __init__(self, run: str, counters: memoryview) -> None:
         self._counters = counters
@@ -131,6 +146,9 @@ class Readers:
                 now = time.monotonic_ns()
                 for sent in step.sent:
                     sample.add(now - sent)
+            if 0 < subscriber.leaves_at <= step.then.position.due:
+                self._take_leave(fd)
+                self._counters[2] += 1
         self._counters[0] += received
         return ordered
 
@@ -142,6 +160,10 @@ class Readers:
         """Do what is ordered."""
         if isinstance(order, Open):
             return self._open(order)
+        if isinstance(order, Leave):
+            for fd in (*self._subscribers, *self._mute):
+                self._take_leave(fd)
+            return None
         if isinstance(order, Forget):
             self._sample.clear()
             return None
@@ -156,9 +178,7 @@ class Readers:
 
     def close(self) -> None:
         """Close every connection, by RST."""
-        for sock in (*self._mute.values(), *(subscriber.sock for subscriber in self._subscribers.values())):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-            sock.close()
+        self.obey(Leave())
         self._epoll.close()
 
     def _open(self, order: Open) -> str | None:
@@ -167,7 +187,7 @@ class Readers:
         deadline = time.monotonic() + order.timeout_s
         self._connected = started = 0
         while self._connected < order.count:
-            while started < order.count and started - self._connected < HANDSHAKES:
+            while started < order.count and started - self._connected < order.at_once:
                 try:
                     self._connect(order, request, is_sampled=started % order.sampled_every == 0)
                 except OSError as error:
@@ -194,7 +214,9 @@ class Readers:
             raise
         self._epoll.register(sock.fileno(), select.EPOLLIN)
         if order.reads:
-            self._subscribers[sock.fileno()] = Subscriber(sock, self._trail.start(), is_sampled=is_sampled)
+            self._subscribers[sock.fileno()] = Subscriber(
+                sock, self._trail.start(), is_sampled=is_sampled, leaves_at=order.leaves_at
+            )
         else:
             self._mute[sock.fileno()] = sock
 
@@ -213,26 +235,42 @@ class Readers:
         self._connected += news.count(CONNECTED)
         self._lagging += news.count(LAGGING)
         if CLOSING in news:
-            self._reasons.append("the daemon closed the stream (server.stream.closing)")
+            self._note("the daemon closed the stream (server.stream.closing)")
+        if EXPIRED in news:
+            self._note("the daemon could not resume after the cursor (server.stream.expired)")
+
+    def _take_leave(self, fd: int) -> None:
+        """Disconnect one, by RST; what a reader has seen stays known."""
+        subscriber = self._subscribers.pop(fd, None)
+        if subscriber is not None:
+            self._positions[subscriber.cut.position] += 1
+        sock = self._mute.pop(fd) if subscriber is None else subscriber.sock
+        sock.setsockopt(*RESET_ON_CLOSE)
+        sock.close()
 
     def _end(self, fd: int, reason: str) -> None:
         subscriber = self._subscribers.pop(fd)
         subscriber.sock.close()
         self._positions[subscriber.cut.position] += 1
-        if len(self._reasons) < 10:
-            self._reasons.append(reason)
+        self._note(reason)
         self._counters[1] += 1
 
+    def _note(self, reason: str) -> None:
+        if len(self._reasons) < REASONS:
+            self._reasons.append(reason)
 
-def serve(run: str, pipe: Connection, counters: memoryview, foreign: tuple[Connection, ...]) -> None:
+
+def serve(run: str, pipe: Connection, counters: memoryview, foreign: tuple[Connection, ...], *, niceness: int) -> None:
     """Be a reader process: read and obey until the other end of `pipe` is closed. `foreign` are ends to let go of.
 
     Each order is answered once. Ctrl-C is left to the coordinator, whose going away closes the pipe.
+    `niceness` is how far it stands back for others on its core: see nice(2).
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    os.nice(niceness)
     for end in foreign:
         end.close()
     readers = Readers(run, counters)

@@ -9,15 +9,17 @@ from collections.abc import Callable
 from opencode_events.bench.crowd import Crowd
 from opencode_events.bench.measure import Lab, Measured, measure
 from opencode_events.bench.payload import EventMaker, new_run
-from opencode_events.bench.publishers import Paced, Pipelined, Publisher, Streamed
+from opencode_events.bench.publish import publish
+from opencode_events.bench.publishers import Pipelined, Publisher, Streamed
+from opencode_events.bench.replay import replay
 from opencode_events.bench.rows import Row, Value, scaled
 from opencode_events.bench.sample import percentile
 from opencode_events.bench.scaling import scaling
 from opencode_events.bench.sequence import judge
+from opencode_events.bench.storm import paced, storm
 from opencode_events.bench.target import STREAM
 
 BATCH = 50
-RATE = 20.0  # events per second of a quiet server
 IDLE_WARM_UP = 200
 STALLED = 20
 STALLED_BUFFER_BYTES = 4096
@@ -41,13 +43,8 @@ def ndjson(lab: Lab, maker: EventMaker) -> Publisher:
     return Streamed(lab.target, maker)
 
 
-def paced(lab: Lab, maker: EventMaker) -> Publisher:
-    """Return the publisher of a quiet server's events."""
-    return Paced(lab.target, maker, rate=RATE * (5 if lab.options.quick else 1))
-
-
 def fan_out(make: Make, subscribers: int, *, sampled: int = 10) -> Scenario:
-    """Return the scenario of `subscribers` on the global stream and one publisher. All scenarios but three are this."""
+    """Return the scenario of `subscribers` on the global stream and one publisher. Most scenarios are this."""
 
     def run(lab: Lab, name: str) -> list[Row]:
         count = lab.people(subscribers)
@@ -65,14 +62,14 @@ def fan_out(make: Make, subscribers: int, *, sampled: int = 10) -> Scenario:
 
 def fan_out_values(measured: Measured) -> dict[str, Value]:
     """Return the figures of one measurement."""
-    cpu_s, latencies = measured.cpu_s, measured.findings.latencies
+    wall_s, cpu_s, latencies = measured.spent.wall_s, measured.spent.cpu_s, measured.findings.latencies
     return {
         "subscribers": measured.subscribers,
         "events": measured.events,
         "deliveries": measured.deliveries,
-        "wall_s": measured.wall_s,
+        "wall_s": wall_s,
         "cpu_s": cpu_s,
-        "events_per_s": measured.events / measured.wall_s,
+        "events_per_s": measured.events / wall_s,
         "deliveries_per_s": measured.per_wall_s(),
         "deliveries_per_cpu_s": measured.per_cpu_s(),
         "cpu_us_per_request": scaled(cpu_s, 1e6, measured.requests),
@@ -146,5 +143,8 @@ SCENARIOS: dict[str, Scenario] = {
     "ndjson-100": fan_out(ndjson, 100),
     "latency-1000": fan_out(paced, 1_000, sampled=1_000),
     "stalled": stalled,
+    "publish": publish,
+    "replay": replay,
+    "storm": storm,
     "scaling": scaling,
 }

@@ -29,6 +29,11 @@ class Faults(NamedTuple):
         return any(self)
 
 
+def added(*parts: Faults) -> Faults:
+    """Return the faults of several crowds together."""
+    return Faults(*map(sum, zip(*parts, strict=True)))
+
+
 def advance(position: Position, numbers: Sequence[int]) -> Position:
     """Return the position after receiving `numbers`.
 

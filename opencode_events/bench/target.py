@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from opencode_events.bench.answers import AnswerParser
+from opencode_events.bench.answers import Answer, AnswerParser
 from opencode_events.bench.errors import BenchError
 
 ANSWER_S = 10.0
@@ -18,6 +18,11 @@ STREAM = "/global/event"
 def instance_stream(directory: str) -> str:
     """Return the path of one directory's stream."""
     return "/event?directory=" + quote(directory, safe="")
+
+
+def stream_after(cursor: str) -> str:
+    """Return the path of the stream of everything, resumed after `cursor`."""
+    return f"{STREAM}?after={quote(cursor, safe='')}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +69,23 @@ class Target:
             raise BenchError(f"no daemon at {self.host}: {error}") from error
         return connection
 
+    def ask(self, method: str, path: str, *fields: str, body: bytes = b"") -> Answer | None:
+        """Return the answer to one request, over a connection of its own; None if the daemon hangs up instead.
+
+        Raise BenchError if nobody answers at all.
+        """
+        parser = AnswerParser()
+        lines = (*fields, f"Content-Length: {len(body)}") if body else fields
+        with self.connect() as connection:
+            try:
+                connection.sendall(self.request(method, path, *lines, "Connection: close") + body)
+                while data := connection.recv(65536):
+                    if answers := parser.feed(data):
+                        return answers[0]
+            except (OSError, ValueError) as error:
+                raise BenchError(f"{self.host} does not answer: {error}") from error
+        return None
+
     def is_local(self) -> bool:
         """Tell whether a process id that the daemon names is one of this machine."""
         return str(self.address[0]) == "::1" or str(self.address[0]).startswith("127.")
@@ -73,22 +95,11 @@ class Target:
 
         Raise BenchError if nobody answers at all.
         """
-        parser = AnswerParser()
-        with self.connect() as connection:
-            try:
-                connection.sendall(self.request("GET", "/-/status", "Connection: close"))
-                answers = parser.feed(connection.recv(65536))
-                while not answers:
-                    data = connection.recv(65536)
-                    if not data:
-                        return None
-                    answers = parser.feed(data)
-            except (OSError, ValueError) as error:
-                raise BenchError(f"{self.host} does not answer: {error}") from error
-        if answers[0].status != 200 or not self.is_local():
+        answer = self.ask("GET", "/-/status")
+        if answer is None or answer.status != 200 or not self.is_local():
             return None
         try:
-            pid = json.loads(answers[0].body)["pid"]
+            pid = json.loads(answer.body)["pid"]
         except (ValueError, KeyError, TypeError):
             return None
         return pid if isinstance(pid, int) and Path("/proc", str(pid)).exists() and pid != os.getpid() else None

@@ -19,12 +19,13 @@ AT_END = -2  # Cut.left: the last chunk has been read
 CONNECTED = "server.connected"
 LAGGING = "server.stream.lagging"
 CLOSING = "server.stream.closing"
+EXPIRED = "server.stream.expired"
 REFUSED = "refused"
 
 _CHUNK = re.compile(rb"(?:\r\n)?([0-9A-Fa-f]{1,15})(?:;[^\r\n]*)?\r\n")
 _CHUNK_HEAD_LIMIT = 256
 _HEAD_LIMIT = 65536
-_CONTROL = re.compile(rb'"type":"(server\.(?:connected|stream\.lagging|stream\.closing))"')
+_CONTROL = re.compile(rb'"type":"(server\.(?:connected|stream\.(?:lagging|closing|expired)))"')
 _STEPS = 32  # reads remembered at one cut; a feed's subscribers rarely make more than a handful of them
 _CUTS = 256  # cuts that can be met again; more of them are only alive while subscribers stand there
 

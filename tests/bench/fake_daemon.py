@@ -1,7 +1,8 @@
-"""The smallest daemon that `bench` can measure: asyncio streams, no log, no caps, and faults on demand.
+"""The smallest daemon that `bench` can measure: asyncio streams, a list for a log, no caps, and faults on demand.
 
 Prints its port, then serves until its standard input ends. The only argument is what it does wrong: `lose`,
-`duplicate` or `swap` the events numbered 5 and 6, `end` all streams there, `refuse` subscribers or `reject` events.
+`duplicate` or `swap` the events numbered 5 and 6, `end` all streams there, `refuse` subscribers, `reject` events,
+`forget` what it has acknowledged, `expire` every cursor, or tell `no-cursor` of what was published.
 """
 
 import asyncio
@@ -10,8 +11,10 @@ import os
 import re
 import sys
 from collections.abc import Iterable
-from urllib.parse import unquote
+from urllib.parse import parse_qs, urlsplit
 
+CURSOR = "1-%d"
+EXPIRED = b'data: {"payload":{"type":"server.stream.expired","properties":{}}}\n\n'
 CONNECTED = b'retry: 1000\ndata: {"payload":{"type":"server.connected","properties":{}}}\n\n'
 STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -34,6 +37,7 @@ class FakeDaemon:
     def __init__(self, fault: str) -> None:
         self.fault = fault
         self.subscribers: dict[asyncio.StreamWriter, str] = {}
+        self.log: list[bytes] = []
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -46,9 +50,8 @@ class FakeDaemon:
                 elif self.fault == "refuse":
                     status, answer = 503, {"detail": "too many subscribers"}
                 else:
-                    self.subscribers[writer] = unquote(path.partition("directory=")[2])
-                    writer.write(STREAM)
-                    self.send(writer, [CONNECTED])
+                    query = parse_qs(urlsplit(path).query)
+                    self.subscribe(writer, query.get("directory", [""])[0], query.get("after", [""])[0])
                     await reader.read()
                     return
                 text = json.dumps(answer).encode()
@@ -59,16 +62,33 @@ class FakeDaemon:
             self.subscribers.pop(writer, None)
             writer.close()
 
+    def subscribe(self, writer: asyncio.StreamWriter, directory: str, after: str) -> None:
+        self.subscribers[writer] = directory
+        writer.write(STREAM)
+        self.send(writer, [CONNECTED])
+        if after and self.fault == "expire":
+            self.send(writer, [EXPIRED])
+        elif after:
+            self.deliver(writer, int(after.partition("-")[2]))
+
     def publish(self, events: list[bytes]) -> tuple[int, dict[str, object]]:
         if self.fault == "reject":
             return 400, {"detail": "not today"}
-        for writer, directory in list(self.subscribers.items()):
-            wanted = [event for event in events if b'"directory":"%s' % directory.encode() in event]
-            self.send(writer, [b"id: 1-1\ndata: %s\n\n" % event for event in wrong(wanted, self.fault)])
-            if self.fault == "end" and any(b'"seq":5,' in event for event in wanted):
-                writer.write(b"0\r\n\r\n")
-                writer.close()
-        return 200, {"accepted": len(events)}
+        head = len(self.log)
+        if self.fault != "forget":
+            self.log += events
+        for writer in list(self.subscribers):
+            self.deliver(writer, head)
+        return 200, {"accepted": len(events)} | ({} if self.fault == "no-cursor" else {"last": CURSOR % len(self.log)})
+
+    def deliver(self, writer: asyncio.StreamWriter, after: int) -> None:
+        """Send what a subscriber wants of the log, behind the first `after` events."""
+        directory = b'"directory":"%s' % self.subscribers[writer].encode()
+        wanted = [event for event in self.log[after:] if directory in event]
+        self.send(writer, [b"id: 1-1\ndata: %s\n\n" % event for event in wrong(wanted, self.fault)])
+        if self.fault == "end" and any(b'"seq":5,' in event for event in wanted):
+            writer.write(b"0\r\n\r\n")
+            writer.close()
 
     def send(self, writer: asyncio.StreamWriter, blocks: Iterable[bytes]) -> None:
         data = b"".join(blocks)

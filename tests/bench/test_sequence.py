@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opencode_events.bench.sequence import Faults, Position, advance, judge
+from opencode_events.bench.sequence import Faults, Position, added, advance, judge
 
 
 @pytest.mark.parametrize(
@@ -53,3 +53,7 @@ def test_faults_are_summed_over_subscribers() -> None:
     positions = {Position(due=10): 997, Position(due=9): 2, Position(due=10, missing=frozenset({3}), duplicated=2): 1}
 
     assert judge(positions, published=10, ended=1) == Faults(lost=3, duplicated=2, ended=1)
+
+
+def test_the_faults_of_several_crowds_are_added_by_kind() -> None:
+    assert added(Faults(lost=1, ended=2), Faults(lost=3, duplicated=4), Faults()) == Faults(4, 4, 0, 2)

@@ -8,7 +8,18 @@ from hypothesis import strategies as st
 
 from opencode_events.bench.payload import EventMaker
 from opencode_events.bench.sequence import Position
-from opencode_events.bench.trail import AT_END, CLOSING, CONNECTED, REFUSED, BrokenFrame, Cut, Step, Trail, dechunk
+from opencode_events.bench.trail import (
+    AT_END,
+    CLOSING,
+    CONNECTED,
+    EXPIRED,
+    REFUSED,
+    BrokenFrame,
+    Cut,
+    Step,
+    Trail,
+    dechunk,
+)
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 HELLO = b'retry: 1000\ndata: {"payload":{"type":"server.connected","properties":{}}}\n\n'
@@ -102,6 +113,14 @@ def test_a_refusal_is_news_with_the_status_and_the_body() -> None:
     _, steps = walk([head + b"no more now"])
 
     assert steps[0].news == (REFUSED, "503 Service Unavailable: no more now")
+
+
+def test_a_cursor_that_has_expired_is_news() -> None:
+    expired = b'data: {"payload":{"type":"server.stream.expired","properties":{"reason":"trimmed"}}}\n\n'
+
+    _, steps = walk([HEAD + chunk(HELLO + expired)])
+
+    assert steps[0].news == (CONNECTED, EXPIRED)
 
 
 def test_a_stream_that_is_not_chunked_is_refused_in_words() -> None:
