@@ -236,35 +236,35 @@ class Stream:
 
     def read_head(self) -> Head:
         """Return the response head, which is read once."""
-        if self.head is None:
-            while b"\r\n\r\n" not in self._raw:
-                received = self.sock.recv(65_536)
-                assert received, f"no head, only {self._raw!r}"
-                self._raw += received
-            raw, _, rest = self._raw.partition(b"\r\n\r\n")
-            self.head = parse_head(raw)
-            if self.head.all("Transfer-Encoding") == ["chunked"]:
-                self._chunks = Chunks()
-            if self.head["Content-Type"] == NDJSON:
-                self._separator, self._parse = b"\n", parse_line
-            self._raw = b""
-            self._take(rest)
+        while self.head is None:
+            received = self.sock.recv(65_536)
+            assert received, f"no head, only {self._raw!r}"
+            self._take(received)
         return self.head
 
     def frame(self) -> Frame:
         """Return the next frame. Raises Ended."""
         self.read_head()
-        while True:
-            at = self._body.find(self._separator, self._scanned)
-            if at >= 0:
-                raw = bytes(self._body[:at])
-                del self._body[: at + len(self._separator)]
-                self._scanned = 0
-                return self._parse(raw)
-            self._scanned = max(0, len(self._body) - 1)
+        while (found := self._next()) is None:
             if self.ended is not None:
                 raise Ended(self.ended)
             self._receive()
+        return found
+
+    def poll(self, size: int = 262_144) -> list[Frame]:
+        """Take at most `size` bytes of what is there, without waiting; return the frames that are whole now.
+
+        `ended` tells that no more will come: for a stream without a head that it was never answered.
+        """
+        self.sock.settimeout(0)
+        try:
+            self._receive(size)
+        finally:
+            self.sock.settimeout(DEADLINE_S)
+        found = []
+        while self.head is not None and (frame := self._next()) is not None:
+            found.append(frame)
+        return found
 
     def frames(self, count: int) -> list[Frame]:
         """Return the next `count` frames."""
@@ -309,9 +309,11 @@ class Stream:
             return "reset"
         return "cut"
 
-    def _receive(self) -> None:
+    def _receive(self, size: int = 262_144) -> None:
         try:
-            received = self.sock.recv(262_144)
+            received = self.sock.recv(size)
+        except BlockingIOError:
+            return
         except ConnectionResetError:
             self.ended = "reset"
             return
@@ -320,7 +322,31 @@ class Stream:
         self._take(received)
 
     def _take(self, received: bytes) -> None:
+        if self.head is None:
+            raw, end, received = (self._raw + received).partition(b"\r\n\r\n")
+            if not end:
+                self._raw = raw
+                return
+            self._take_head(parse_head(raw))
         self._body += received if self._chunks is None else self._chunks.feed(received)
+
+    def _take_head(self, head: Head) -> None:
+        self.head = head
+        if head.all("Transfer-Encoding") == ["chunked"]:
+            self._chunks = Chunks()
+        if head["Content-Type"] == NDJSON:
+            self._separator, self._parse = b"\n", parse_line
+
+    def _next(self) -> Frame | None:
+        """Return the next frame of what was received, None when it is not whole yet."""
+        at = self._body.find(self._separator, self._scanned)
+        if at < 0:
+            self._scanned = max(0, len(self._body) - 1)
+            return None
+        raw = bytes(self._body[:at])
+        del self._body[: at + len(self._separator)]
+        self._scanned = 0
+        return self._parse(raw)
 
     # --- dying
 

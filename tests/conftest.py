@@ -16,19 +16,26 @@ import pytest
 from tests.clients import Client
 from tests.servers import Daemon, Server, settings
 
-# Seconds for each of a test's phases. Whatever takes longer hangs.
+# Seconds for each of a test's phases. Whatever takes longer hangs. A test that is known to take longer is marked with
+# a limit of its own.
 LIMIT_S = 60.0
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", f"limit_s(seconds): what each phase may take, instead of {LIMIT_S:g}")
+
+
 @contextlib.contextmanager
-def limited(phase: str) -> Iterator[None]:
-    """Fail what runs for longer than `LIMIT_S`, wherever in Python it is."""
+def limited(item: pytest.Item, phase: str) -> Iterator[None]:
+    """Fail what runs for longer than the test's limit, wherever in Python it is."""
+    marker = item.get_closest_marker("limit_s")
+    limit_s = LIMIT_S if marker is None else float(marker.args[0])
 
     def strike(number: int, frame: FrameType | None) -> None:
-        pytest.fail(f"{phase} took more than {LIMIT_S:g} s")
+        pytest.fail(f"{phase} took more than {limit_s:g} s")
 
     before = signal.signal(signal.SIGALRM, strike)
-    signal.setitimer(signal.ITIMER_REAL, LIMIT_S)
+    signal.setitimer(signal.ITIMER_REAL, limit_s)
     try:
         yield
     finally:
@@ -37,20 +44,20 @@ def limited(phase: str) -> Iterator[None]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_setup() -> Iterator[None]:
-    with limited("setup"):
+def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+    with limited(item, "setup"):
         yield
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_call() -> Iterator[None]:
-    with limited("the test"):
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    with limited(item, "the test"):
         yield
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_teardown() -> Iterator[None]:
-    with limited("teardown"):
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    with limited(item, "teardown"):
         yield
 
 
@@ -95,7 +102,8 @@ def start_daemon(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
         def start(**changes: Any) -> Daemon:
             daemon = Daemon(tmp_path / "state", **changes)
             stack.callback(daemon.kill)
-            stack.callback(daemon.client.close)
+            if changes.get("is_awaited", True):
+                stack.callback(daemon.client.close)
             return daemon
 
         yield start

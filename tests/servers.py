@@ -10,6 +10,7 @@ import dataclasses
 import json
 import logging
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -201,10 +202,29 @@ def settings(state_dir: Path, **changes: object) -> Settings:
     return Settings(**groups)
 
 
-class Daemon:
-    """`opencode-events run` as a process of its own. Its output goes to files beside its state directory."""
+def free_port() -> int:
+    """Return a free port that stays free while a daemon is away: it is below those that the system gives to clients.
 
-    def __init__(self, state_dir: Path, **changes: object) -> None:
+    Else a client that tries to connect to it may be given that very port, and talk to itself.
+    """
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    for port in random.sample(range(lowest // 2, lowest), 100):
+        with contextlib.suppress(OSError), socket.socket() as tried:
+            tried.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
+
+
+class Daemon:
+    """`opencode-events run` as a process of its own. Its output goes to files beside its state directory.
+
+    One with `is_awaited=False` is not waited for: it has neither `url` nor `client`, and may be killed while it starts.
+    """
+
+    url: str
+    client: Client
+
+    def __init__(self, state_dir: Path, *, is_awaited: bool = True, **changes: object) -> None:
         self.state_dir = state_dir
         self.log_path = state_dir / "events.sqlite3"
         self._output = state_dir.with_suffix(".out")
@@ -221,6 +241,10 @@ class Daemon:
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=errors, env=environment
             )
         self.pid = self.process.pid
+        if is_awaited:
+            self._wait_ready()
+
+    def _wait_ready(self) -> None:
         try:
             info = until(self._announced)
         except BaseException:
@@ -267,7 +291,14 @@ class Daemon:
 
     def peak_kib(self) -> int:
         """Return the most memory that it ever had, in KiB."""
+        return self._memory("VmHWM:")
+
+    def resident_kib(self) -> int:
+        """Return the memory that it has, in KiB."""
+        return self._memory("VmRSS:")
+
+    def _memory(self, name: str) -> int:
         for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
+            if line.startswith(name):
                 return int(line.split()[1])
         raise AssertionError("the kernel does not tell")

@@ -30,9 +30,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
+import click
 import pytest
 
-from opencode_events import errors, settings, statedir, wire
+from opencode_events import configuration, errors, settings, statedir, wire
 from opencode_events.broker.lifecycle import TOLD, Reason
 from opencode_events.cli.main import main
 from opencode_events.web.publish import ReceiptWithIds
@@ -253,6 +254,15 @@ def test_a_link_within_the_repository_leads_somewhere(page: str) -> None:
     assert not broken
 
 
+def every_command() -> dict[str, click.Command]:
+    """Return all commands by what is typed for them: `tail`, and `log trim` of a group."""
+    found: dict[str, click.Command] = dict(main.commands)
+    for name, command in main.commands.items():
+        if isinstance(command, click.Group):
+            found |= {f"{name} {inner}": each for inner, each in command.commands.items()}
+    return found
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_a_command_that_is_shown_exists(page: str) -> None:
     code = "\n".join(CODE.findall(present(page))).replace(".venv/bin/opencode-events", "opencode-events")
@@ -262,9 +272,10 @@ def test_a_command_that_is_shown_exists(page: str) -> None:
     for line in re.findall(r"(?<![\w/-])opencode-events +[a-z].*", code):
         options |= set(re.findall(r"(?<!\S)(--[a-z][a-z-]*)", line.partition("|")[0]))
 
-    parameters = [each for command in main.commands.values() for each in command.params]
+    parameters = [each for command in every_command().values() for each in command.params]
     known = {option for each in parameters for option in (*each.opts, *each.secondary_opts)}
-    assert commands <= main.commands.keys()
+    nested = {f"log {name}" for name in re.findall(r"(?:opencode-events +|`)log +([a-z]+)", code)}
+    assert commands | nested <= every_command().keys()
     assert targets <= set(re.findall(r"^([a-z]+)(?: [a-z]+)?:", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert options <= known | {"--help", "--no-"}
 
@@ -277,11 +288,11 @@ def test_a_name_in_code_exists(page: str) -> None:
     variables = set(re.findall(r"OPENCODE_EVENTS_([A-Z_]+)", present(page)))
 
     assert {name for name in names if not re.search(rf"\b{name}\b", source)} == set()
-    assert {name.lower() for name in variables} <= settings.specs().keys() | settings.NOT_SETTINGS
+    assert {name.lower() for name in variables} <= settings.specs().keys() | configuration.NOT_SETTINGS
 
 
 def test_every_command_is_told() -> None:
-    visible = {name for name, command in main.commands.items() if not command.hidden}
+    visible = {name for name, command in every_command().items() if not command.hidden}
 
     assert {name for name in visible if f"`{name}`" not in read("docs/cli.md")} == set()
 
@@ -324,7 +335,7 @@ def log_lines() -> dict[str, set[str]]:
 
 def test_every_log_event_is_told_with_its_fields() -> None:
     section = read("docs/operations.md").partition("\n## Logs\n")[2].partition("\n### ")[0]
-    rows = dict(re.findall(r"^\| `([a-z]+\.[a-z]+)` \|(.*)$", section, re.MULTILINE))
+    rows = dict(re.findall(r"^\| `([a-z]+\.[a-z_]+)` \|(.*)$", section, re.MULTILINE))
     code = log_lines()
 
     assert rows.keys() == code.keys()

@@ -258,11 +258,11 @@ def test_an_eventsource_reads_and_comes_back_where_it_was(daemon: Daemon, browse
     until(lambda: page.has(1))
     receipt = daemon.client.publish(envelope(1, text="\u2028é\U0001f600"), envelope(2), disposal(3))
     until(lambda: page.has(4))
-    until(lambda: page.has(5))  # the stream has ended, and there is another one
+    until(lambda: page.has(6))  # the stream has ended, and there is another one
     after = daemon.client.publish(envelope(4))
-    until(lambda: page.has(6))
+    until(lambda: page.has(7))
 
-    connected, *events, again, last = page.messages
+    connected, *events, again, live, last = page.messages
     assert connected["type"] == "server.connected"
     assert connected["properties"]["resumed"] is False
     assert [event["id"] for event in events] == ["evt_1", "evt_2", "evt_3"]
@@ -270,9 +270,29 @@ def test_an_eventsource_reads_and_comes_back_where_it_was(daemon: Daemon, browse
     assert [events[0]["_id"], events[-1]["_id"]] == [receipt["first"], receipt["last"]]
     assert again["type"] == "server.connected"
     assert again["properties"] == {"cursor": receipt["last"], "head": receipt["last"], "resumed": True}
+    assert (live["type"], live["properties"], live["_id"]) == ("server.stream.live", {"replayed": 0}, receipt["last"])
     assert (last["id"], last["_id"]) == ("evt_4", after["last"])
     kinds = [(each["kind"], each.get("state")) for each in page.reports if each["kind"] != "message"]
     assert kinds == [("open", None), ("error", CONNECTING), ("open", None)]
+
+
+def test_an_eventsource_gets_what_it_missed(daemon: Daemon, browse: Callable[[str, str], Page]) -> None:
+    """It waits for a second or more before it comes back, as `retry` has it, and the publisher goes on meanwhile."""
+    page = browse(f"{daemon.url}/event?directory=/d", "localhost")
+    until(lambda: page.has(1))
+    daemon.client.publish(envelope(1), disposal(2), *(envelope(number) for number in range(3, 103)))
+    until(lambda: page.has(105))
+    daemon.client.publish(envelope("live"))
+    until(lambda: page.has(106))
+
+    others = [each for each in page.messages if each["type"] != "test.tick"]
+    assert [each["id"] for each in page.messages if each["type"] == "test.tick"] == [
+        "evt_1", *(f"evt_{number}" for number in range(3, 103)), "evt_live",
+    ]  # fmt: skip
+    assert [each["type"] for each in others] == [
+        "server.connected", "server.instance.disposed", "server.connected", "server.stream.live",
+    ]  # fmt: skip
+    assert others[-1]["properties"] == {"replayed": 100}
 
 
 def test_an_eventsource_of_another_site_may_not_read(daemon: Daemon, browse: Callable[[str, str], Page]) -> None:

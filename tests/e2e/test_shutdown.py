@@ -1,5 +1,6 @@
 """How a daemon ends: asked to, asked twice, or killed; and what the next one on the same state directory knows."""
 
+import shutil
 import signal
 import sqlite3
 import threading
@@ -215,27 +216,55 @@ def test_after_a_kill_everything_acknowledged_is_there_and_positions_go_on(start
     old, new = (cursor.split("-") for cursor in (last, again["last"]))
     assert int(new[1]) == int(old[1]) + 1
     assert new[0] != old[0]
+    assert [frame.type for frame in resumed.frames(1)] == ["server.stream.live"]
     assert resumed.frame().id == again["last"]
 
 
 def test_a_cursor_of_an_earlier_run_stays_good(start_daemon: StartDaemon) -> None:
     first = start_daemon()
-    first.client.publish(envelope(1))
+    oldest = first.client.publish(envelope(1))["last"]
     last = first.client.publish(envelope(2))["last"]
     assert first.stop() == 0
     second = start_daemon()
 
     fresh, resumed, behind, beyond = (
         second.client.subscribe("/global/event", *fields)
-        for fields in ((), (f"Last-Event-ID: {last}",), (f"Last-Event-ID: {last[:-1]}1",), (f"Last-Event-ID: {last}0",))
+        for fields in ((), (f"Last-Event-ID: {last}",), (f"Last-Event-ID: {oldest}",), (f"Last-Event-ID: {last}0",))
     )
 
     assert fresh.connected is not None
     assert fresh.connected.id == second.client.status()["broker"]["head"]
     assert resumed.connected is not None
     assert resumed.connected.properties["resumed"] is True
-    assert behind.frame().properties["reason"] == "trimmed"
+    missed, live = behind.frames(2)
+    assert (missed.event, missed.id) == ("evt_2", last)
+    assert live.properties == {"replayed": 1}
+    assert resumed.frame().properties == {"replayed": 0}
     assert beyond.frame().properties["reason"] == "epoch"
+
+
+def test_after_a_backup_is_restored_no_cursor_means_another_event(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    daemon, backup = start_daemon(), tmp_path / "backup"
+    kept = daemon.client.publish(*(envelope(number) for number in range(10)))["last"]
+    assert daemon.stop() == 0
+    shutil.copyfile(daemon.log_path, backup)
+    daemon = start_daemon()
+    lost = [daemon.client.publish(envelope(f"lost{number}"))["last"] for number in range(5)]
+    daemon.kill()
+    for suffix in ("", "-wal", "-shm"):
+        daemon.log_path.with_name(daemon.log_path.name + suffix).unlink(missing_ok=True)
+    shutil.copyfile(backup, daemon.log_path)
+
+    daemon = start_daemon()
+    new = [daemon.client.publish(envelope(f"new{number}"))["last"] for number in range(5)]
+
+    assert [cursor.split("-")[1] for cursor in new] == [cursor.split("-")[1] for cursor in lost]
+    resumed = daemon.client.subscribe("/global/event", f"Last-Event-ID: {kept}")
+    assert [frame.event for frame in resumed.events(5)] == [f"evt_new{number}" for number in range(5)]
+    for cursor in lost:
+        expired = daemon.client.subscribe("/global/event", f"Last-Event-ID: {cursor}").frame()
+        assert (expired.type, expired.properties["reason"]) == ("server.stream.expired", "epoch")
+        assert expired.properties["newest"] == new[-1]
 
 
 def test_a_second_daemon_on_one_state_directory_is_refused(start_daemon: StartDaemon) -> None:
