@@ -103,7 +103,8 @@ _Decode = Callable[[bytes], Any]
 # What `bytes()` makes text of: a slice of a larger text, not yet copied, or text.
 Buffer = msgspec.Raw | bytes
 
-_MINT = string.ascii_letters + string.digits
+_DIGITS = string.ascii_letters + string.digits
+_MINT = [first + second for first in _DIGITS for second in _DIGITS]  # two digits at a time
 _AT = re.compile(r" - at `\$\.?(.*)`\Z")
 _ITEM = re.compile(r"\[(\d+)\]\.?(.*)\Z")
 _MISSING = re.compile(r"missing required field `(.*?)`")
@@ -115,9 +116,9 @@ def mint_id(now_s: float | None = None) -> str:
     stamp = int((time.time() if now_s is None else now_s) * 0x1000 * 1000) & 0xFFFF_FFFF_FFFF
     noise = random.getrandbits(84)  # must not repeat; may be guessed
     tail = []
-    for _ in range(14):
-        noise, digit = divmod(noise, 62)
-        tail.append(_MINT[digit])
+    for _ in range(7):
+        noise, digits = divmod(noise, 62 * 62)
+        tail.append(_MINT[digits])
     return f"evt_{stamp:012x}{''.join(tail)}"
 
 
@@ -142,11 +143,11 @@ def parse_global(text: bytes, limit: int) -> Event | Skipped:
     if read.text is not read.shadow:
         _refuse_unpaired(event, "payload.")
     if event.envelope is payload:
-        return event._replace(envelope=read.text, start=start, end=start + len(payload))
+        return Event(read.text, start, start + len(payload), *event[3:])
     if read.shadow.count(shadow) > 1:  # now it is written to, so it must be the right one
         start = _payload_start(read.text)
     whole = read.text[:start] + event.envelope + read.text[start + len(payload) :]
-    return event._replace(envelope=whole, start=start, end=start + len(event.envelope))
+    return Event(whole, start, start + len(event.envelope), *event[3:])
 
 
 def parse_instance(text: bytes, limit: int, directory: str) -> Event | Skipped:
@@ -164,7 +165,7 @@ def parse_instance(text: bytes, limit: int, directory: str) -> Event | Skipped:
         _refuse_unpaired(event, "")
     head = b'{"directory":%s,"payload":' % msgspec.json.encode(directory)
     whole = head + event.envelope + b"}"
-    return event._replace(envelope=whole, start=len(head), end=len(whole) - 1)
+    return Event(whole, len(head), len(whole) - 1, *event[3:])
 
 
 def split_array(text: bytes, stream: Stream) -> Sequence[Buffer]:

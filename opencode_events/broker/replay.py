@@ -25,6 +25,8 @@ from opencode_events.settings import BrokerSettings
 
 log = structlog.get_logger()
 
+# The share of a turn of the loop that replay takes, in writes: live streams have the others.
+SHARE = 1 / 4
 # Seconds until a page that could not be read is tried again.
 RETRY_S = 0.5
 # And until it is looked again whether what was sealed before a handle fell behind is out.
@@ -108,7 +110,7 @@ class Replayer:
 
     async def _join(self, after: int, members: list[Subscriber]) -> None:
         """Make members live whose place is the head, some in each turn of the loop, for as long as it is the head."""
-        size = self._settings.flush_slice
+        size = max(int(self._settings.flush_slice * SHARE), 1)
         for start in range(0, len(members), size):
             for subscriber in members[start : start + size]:
                 if not subscriber.is_behind:
@@ -138,7 +140,7 @@ class Replayer:
         self.pages += 1
         self.events += len(frames) * len(members)
         cost = 1 + (segment.size // COPIED_BYTES if segment is not None else 0)
-        size = max(self._settings.flush_slice // cost, 1)
+        size = max(int(self._settings.flush_slice * SHARE) // cost, 1)
         for start in range(0, len(members), size):
             for subscriber in members[start : start + size]:
                 shielded(subscriber, lambda one: one.take_page(segment, last, ends=ends))

@@ -186,7 +186,7 @@ class Subscriber:
         self._advance(Signal.CLOSE, reason)
         self._owner.closing(self)
         self._deadline = self._owner.call_later(self._owner.settings.close_flush_s, self.reset)
-        if reason is Reason.OVERFLOW_MEMORY:
+        if reason is Reason.OVERFLOW_MEMORY and self.queued_events:  # frames of its own are in no log
             self.outbox.give_back()
         if reason in TOLD:
             self._append_control(wire.CLOSING, reason=reason.value, cursor=self._owner.cursor(self.queued_position))

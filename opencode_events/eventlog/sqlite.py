@@ -148,11 +148,17 @@ class SqliteLog:
     def _insert(self, db: sqlite3.Connection, batch: Sequence[Event], head: int, now_ms: int) -> Outcome:
         """Insert one batch behind `head`; of one that breaks a sequence nothing is left."""
         may_break = any(event.seq is not None for event in batch)
-        if may_break:
+        may_be_undone = may_break or len(batch) > 1
+        if may_be_undone:
             db.execute("SAVEPOINT batch")
         new: list[Event] = []
         outcome: Outcome
         try:
+            if may_be_undone and not may_break:
+                if rows.insert_new(db, head + 1, batch, now_ms):
+                    db.execute("RELEASE batch")
+                    return Appended(head + 1, batch, 0, self.epoch)
+                db.execute("ROLLBACK TO batch")
             for index, event in enumerate(batch):  # noqa: B007  # for the error
                 if rows.insert(db, head + 1 + len(new), event, now_ms):
                     new.append(event)
@@ -161,7 +167,7 @@ class SqliteLog:
             error.index = index
             db.execute("ROLLBACK TO batch")
             outcome = error
-        if may_break:
+        if may_be_undone:
             db.execute("RELEASE batch")
         return outcome
 

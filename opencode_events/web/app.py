@@ -14,10 +14,13 @@ from opencode_events.web.operate import Operate, Statistics
 from opencode_events.web.problems import Handler, guarded, refusal
 from opencode_events.web.publish import Publish
 from opencode_events.web.subscribe import Subscribe
+from opencode_events.web.turnstile import Turnstile
 
 # Seconds that an idle connection is kept; longer than the 60 s after which proxies give theirs up.
 KEEPALIVE_S = 75.0
 READ_BYTES = 64 * 1024
+# Subscriptions that are begun in one turn of the loop: some 2 ms.
+HANDSHAKES_A_TURN = 3
 
 
 def build_app(
@@ -26,14 +29,15 @@ def build_app(
     """Return the application. Unknown paths and methods get problem documents too."""
     cors = Cors(frozenset(origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()))
     bodies = Bodies(settings.max_unfinished_bytes)
+    turnstile = Turnstile(HANDSHAKES_A_TURN)
     operate = Operate(version, broker, parts)
     routes: dict[str, dict[str, Handler]] = {
         "/event": {
-            "GET": Subscribe("instance", broker, settings, cors),
+            "GET": Subscribe("instance", broker, settings, cors, turnstile),
             "POST": Publish("instance", broker, settings, bodies),
         },
         "/global/event": {
-            "GET": Subscribe("global", broker, settings, cors),
+            "GET": Subscribe("global", broker, settings, cors, turnstile),
             "POST": Publish("global", broker, settings, bodies),
         },
         "/global/health": {"GET": operate.health},

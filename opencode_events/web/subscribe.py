@@ -17,6 +17,7 @@ from opencode_events.settings import ServerSettings
 from opencode_events.web.cors import Cors
 from opencode_events.web.query import Wish, read_wish
 from opencode_events.web.takeover import hand_over
+from opencode_events.web.turnstile import Turnstile
 
 # What clients wait before they come again: spread out, so that a restart makes no herd.
 RETRY_MS = (1_000, 3_000)
@@ -60,14 +61,18 @@ class Start:
 class Subscribe:
     """The handler of one stream."""
 
-    def __init__(self, stream: Stream, broker: Broker, settings: ServerSettings, cors: Cors) -> None:
+    def __init__(
+        self, stream: Stream, broker: Broker, settings: ServerSettings, cors: Cors, turnstile: Turnstile
+    ) -> None:
         self._stream = stream
         self._broker = broker
         self._settings = settings
         self._cors = cors
+        self._turnstile = turnstile
 
     async def __call__(self, request: web.Request) -> web.StreamResponse:
         """Serve one subscriber. Returns when the connection is taken over, or over."""
+        await self._turnstile.enter()
         wish = read_wish(request, self._stream, self._broker.settings.on_overflow)
         is_chunked = request.version >= (1, 1)
         terms = Terms(peer=_peer(request), on_overflow=wish.on_overflow, end=wish.end, is_chunked=is_chunked)

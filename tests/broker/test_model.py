@@ -3,6 +3,7 @@
 A real broker over a real log in SQLite runs on a loop that is turned by hand; `model` says what must come out.
 """
 
+import contextlib
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -85,8 +86,8 @@ class BrokerMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self._logs = capture_logs()
-        self.lines = self._logs.__enter__()
+        self.stack = contextlib.ExitStack()
+        self.lines = self.stack.enter_context(capture_logs())
         self.wall = 1_000_000.0
         self.accepted: dict[int, Entry] = {}
         self.clients: list[Client] = []
@@ -270,12 +271,16 @@ class BrokerMachine(RuleBasedStateMachine):
         self.running.loop.turns(turns)
 
     @rule(which=WHICH, is_for_memory=st.booleans())
-    def operator(self, which: int, is_for_memory: bool) -> None:
+    def end(self, which: int, is_for_memory: bool) -> None:
         """An operator ends a subscription; or memory is short, and it is the one that holds most."""
         handles = list(self.running.broker.subscribers.values())
-        if handles:
-            handle = handles[which % len(handles)]
-            handle.give_up(Reason.OVERFLOW_MEMORY) if is_for_memory else handle.close(Reason.OPERATOR)
+        if not handles:
+            return
+        handle = handles[which % len(handles)]
+        if is_for_memory:
+            handle.give_up(Reason.OVERFLOW_MEMORY)
+        else:
+            handle.close(Reason.OPERATOR)
 
     # --- what holds at all times
 
@@ -294,15 +299,15 @@ class BrokerMachine(RuleBasedStateMachine):
     # --- the end
 
     def teardown(self) -> None:
-        try:
-            if self.run is not None:
+        with self.stack:
+            if self.run is None:
+                return
+            try:
                 self.settle()
                 self.check()
-        finally:
-            if self.run is not None:
+            finally:
                 self.run.loop.end()
                 self.log.close()
-            self._logs.__exit__(None, None, None)
 
     def settle(self) -> None:
         """Let everybody read, and come back, until all are live at the head."""
@@ -366,8 +371,7 @@ class FileMachine(BrokerMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self._directory = tempfile.TemporaryDirectory()
-        self.path = Path(self._directory.name) / "events.sqlite3"
+        self.path = Path(self.stack.enter_context(tempfile.TemporaryDirectory())) / "events.sqlite3"
 
     @rule(unread=st.sampled_from([0, 1, 100]))
     def kill(self, unread: int) -> None:
@@ -406,12 +410,6 @@ class FileMachine(BrokerMachine):
             one.aggregate: one.seq for one in self.published if one.aggregate is not None and one.seq is not None
         }
         self.check_log()
-
-    def teardown(self) -> None:
-        try:
-            super().teardown()
-        finally:
-            self._directory.cleanup()
 
 
 SETTINGS = settings(

@@ -166,7 +166,8 @@ def test_no_more_than_one_page_is_made_in_a_turn_whoever_waits(start: Callable[.
 
 
 def test_a_page_goes_to_some_in_each_turn(start: Callable[..., Run]) -> None:
-    run = start(log_of(4), flush_slice=2)
+    # A quarter of a slice is the share of those who are behind.
+    run = start(log_of(4), flush_slice=8)
     joined = [run.join(after=0) for _ in range(6)]
     given = []
     for _ in range(12):

@@ -195,6 +195,20 @@ def test_what_was_trimmed_is_told_once_though_a_heartbeat_has_paused_it() -> Non
     assert handle.position == 12
 
 
+def test_what_was_trimmed_is_told_though_memory_is_short_before_it_is_out() -> None:
+    """The place to resume at is behind what was trimmed: who resumes there would never hear of it."""
+    owner, connection = FakeOwner(), FakeConnection()
+    owner.head_position = 20
+    handle = replaying(owner, connection, position=2)
+    handle.pause()
+    handle.expire(11)
+    handle.give_up(Reason.OVERFLOW_MEMORY)
+    connection.make_room(None)
+
+    assert [kind for kind, _ in frames(connection)] == ["server.stream.expired", "server.stream.closing"]
+    assert frames(connection)[1][1]["cursor"] == f"{EPOCH}-10"
+
+
 # --- heartbeats
 
 
