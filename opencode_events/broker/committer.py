@@ -121,14 +121,11 @@ class Committer:
         try:
             self._has_more_upkeep = await self._log.maintain()
         except LogUnavailable as error:
-            if self._upkeep_trouble is None:
+            if self.trouble is None:
                 log.error("eventlog.upkeep_failed", reason=error.reason)
             self._upkeep_trouble = error.reason
             return
-        if self._upkeep_trouble is not None:
-            self._upkeep_trouble = None
-            log.info("eventlog.recovered")
-        self._note_success()
+        self._note_success(of_upkeep=True)
         self._since_upkeep = 0
         if self._has_more_upkeep:
             self._loop.call_later(UPKEEP_PAUSE * (self._loop.time() - began), self.look_after_log)
@@ -205,9 +202,13 @@ class Committer:
         if is_news:
             log.error("eventlog.failed", reason=error.reason)
 
-    def _note_success(self) -> None:
-        if self._trouble is not None:
-            self._trouble = None
+    def _note_success(self, *, of_upkeep: bool = False) -> None:
+        """Say that all is well again; a commit tells nothing of the log's own work, which tells of both."""
+        before = self.trouble
+        self._trouble = None
+        if of_upkeep:
+            self._upkeep_trouble = None
+        if before is not None and self.trouble is None:
             log.info("eventlog.recovered")
 
 

@@ -65,6 +65,7 @@ def test_it_is_not_ready_while_the_log_cannot_be_written_and_is_again_by_itself(
     client.publish(envelope(3))
     assert [frame.event for frame in stream.frames(2)] == ["evt_1", "evt_3"]
     told = [line["event"] for line in server.lines if line["event"].startswith("eventlog.")]
+    told = [name for name in told if name != "eventlog.upkeep_failed"]  # if the log's own work was due just then
     assert told == ["eventlog.failed", "eventlog.recovered"]
 
 
