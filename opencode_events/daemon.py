@@ -5,21 +5,27 @@ connections go, then tasks, then the log. A second signal skips the waiting.
 """
 
 import asyncio
+import functools
 import gc
 import signal
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 from aiohttp import web
 
 from opencode_events import __version__, logs, sockets
 from opencode_events.broker.broker import Broker
+from opencode_events.broker.subscriber import Subscriber
 from opencode_events.errors import DaemonError
 from opencode_events.eventlog import logfile
 from opencode_events.eventlog.sqlite import SqliteLog
 from opencode_events.settings import Settings
 from opencode_events.statedir import StateDir
+from opencode_events.watchdog.patrol import Patrol, describe
+from opencode_events.watchdog.probe import best_probe
 from opencode_events.web.app import build_app, build_runner
+from opencode_events.web.connections import Connections
 
 log = structlog.get_logger()
 
@@ -51,23 +57,44 @@ def _loop_factory(settings: Settings) -> Callable[[], asyncio.AbstractEventLoop]
 
 async def _serve(settings: Settings, state: StateDir, ready: Callable[[str], None] | None) -> int:
     """Serve until a signal comes."""
+    tls = sockets.tls_context(settings.server)
     listeners = sockets.listen(settings.server)
     descriptors = sockets.allow_descriptors(settings.broker.max_subscribers)
     eventlog = SqliteLog(logfile.locate(settings), settings.eventlog)
     try:
-        broker = Broker(settings.broker, eventlog, asyncio.get_running_loop())
-        app = build_app(settings.server, broker, __version__, {"broker": broker.statistics, "log": eventlog.statistics})
+        loop = asyncio.get_running_loop()
+        broker = Broker(settings.broker, eventlog, loop)
+        connections = Connections()
+        sources = (broker.connections, connections.watched)
+        patrol = Patrol(settings.watchdog, best_probe(), sources, work=time.thread_time)
+        parts = {"broker": broker.statistics, "log": eventlog.statistics, "watchdog": patrol.statistics}
+        app = build_app(
+            settings.server, broker, __version__, parts, connections=connections, look=functools.partial(look, patrol)
+        )
         async with asyncio.TaskGroup() as tasks:
             work = tasks.create_task(broker.run(), name="broker")
+            watchdog = tasks.create_task(patrol.run(), name="watchdog")
             runner = build_runner(app)
             await runner.setup()
+            connections.server = runner.server
+            assert runner.server is not None
+            # Not aiohttp's sites: before its handshake a connection is nobody's, so that must have its limit here.
+            handshake_s = None if tls is None else max(settings.watchdog.head_timeout_s, 0.1)
+            servers = []
             for listener in listeners:
-                await web.SockSite(runner, listener, backlog=sockets.ACCEPTS_A_TURN).start()
-                listener.listen(settings.server.listen_backlog)  # the site has set the smaller number for both
+                server = await loop.create_server(
+                    runner.server,
+                    sock=listener,
+                    backlog=sockets.ACCEPTS_A_TURN,
+                    ssl=tls,
+                    ssl_handshake_timeout=handshake_s,
+                )
+                servers.append(server)
+                listener.listen(settings.server.listen_backlog)  # the server has set the smaller number for both
             # What is there now stays: the collector need not look at it again.
             gc.collect()
             gc.freeze()
-            url = sockets.url(listeners[0])
+            url = sockets.url(listeners[0], "https" if tls else "http")
             signals = _Signals()
             state.announce(url, __version__)
             log.info("daemon.started", url=url, version=__version__, descriptors=descriptors, **eventlog.statistics())
@@ -75,12 +102,23 @@ async def _serve(settings: Settings, state: StateDir, ready: Callable[[str], Non
                 ready(url)
             await signals.first.wait()
             log.info("daemon.stopping", subscribers=len(broker.subscribers))
-            await _stop(broker, runner, signals, settings.server.drain_s)
+            await _stop(broker, servers, runner, signals, settings.server.drain_s)
+            for connection in list(connections.watched()):
+                connection.evict("shutdown")  # an answer that nobody has read: the kernel would keep it for minutes
+            await asyncio.sleep(0)
             work.cancel()
+            watchdog.cancel()
     finally:
         eventlog.close()
     log.info("daemon.stopped")
     return 0
+
+
+def look(patrol: Patrol, subscriber: Subscriber) -> Mapping[str, object]:
+    """Return what the watchdog sees of a subscriber's connection."""
+    connection = subscriber.outbox.connection
+    seen = None if connection is None else patrol.look(connection)
+    return {} if seen is None else describe(seen)
 
 
 class _Signals:
@@ -96,10 +134,12 @@ class _Signals:
         (self.second if self.first.is_set() else self.first).set()
 
 
-async def _stop(broker: Broker, runner: web.AppRunner, signals: _Signals, drain_s: float) -> None:
+async def _stop(
+    broker: Broker, servers: Sequence[asyncio.Server], runner: web.AppRunner, signals: _Signals, drain_s: float
+) -> None:
     """End subscriptions, then connections. A second signal ends the wait for readers."""
-    for site in list(runner.sites):
-        await site.stop()
+    for server in servers:
+        server.close()
     drain = asyncio.create_task(broker.drain(drain_s), name="drain")
     hurry = asyncio.create_task(signals.second.wait(), name="hurry")
     await asyncio.wait((drain, hurry), return_when=asyncio.FIRST_COMPLETED)

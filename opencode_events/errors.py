@@ -6,6 +6,7 @@
     │   ├── InvalidEvent        what was published is not an event
     │   ├── InvalidFilter       a subscription asks for something that cannot be
     │   ├── InvalidQuery        another question that cannot be answered
+    │   ├── NoSuchSubscriber    the one to be ended is not there
     │   ├── TooLarge            over a limit in bytes
     │   ├── OutOfSequence       a sync event is not the next one of its aggregate
     │   └── UnsupportedMedia    a content type or coding that is not taken
@@ -94,6 +95,13 @@ class InvalidQuery(RequestError):
     """The body of a question, such as that for the history, cannot be used."""
 
     title = "Invalid query"
+
+
+class NoSuchSubscriber(RequestError):
+    """Nobody has that number, or has it any more."""
+
+    status = 404
+    title = "No such subscriber"
 
 
 class TooLarge(RequestError):

@@ -77,6 +77,23 @@ class ServerSettings(Checked):
     takeover: bool = setting(
         True, "Take a stream's connection over from aiohttp: 3 KiB a subscriber instead of 13. False for debugging."
     )
+    tls_cert: str = setting("", "PEM file of the certificate chain to serve HTTPS with; empty serves plain HTTP.")
+    tls_key: str = setting("", "PEM file of its private key; empty if it is in the same file.")
+    tcp_unsent_bytes: int = setting(
+        16 * 1024,
+        "Unsent bytes the kernel takes for one connection (TCP_NOTSENT_LOWAT): a stalled one holds 63 KB, not 4 MB.",
+        at_least=1,
+    )
+    tcp_keepalive_s: int = setting(
+        30,
+        "Seconds of silence before the kernel asks whether a peer is still there; then 3 times every 10 s.",
+        at_least=1,
+    )
+    tcp_user_timeout_s: int = setting(
+        600,
+        "Seconds after which the kernel itself gives a connection up that takes nothing: if the watchdog cannot.",
+        at_least=1,
+    )
     uvloop: bool = setting(True, "Run on uvloop where it is installed; False runs on asyncio's own loop.")
     drain_s: float = setting(5.0, "Seconds that subscribers have on shutdown to read what is buffered.", at_least=0)
 
@@ -176,6 +193,35 @@ class EventLogSettings(Checked):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class WatchdogSettings(Checked):
+    """When a connection is dead or stalled, and ended."""
+
+    tick_s: float = setting(
+        1.0, "Seconds between two looks at all connections; more where that would take 1 % of a core.", at_least=0.01
+    )
+    fin_zombie_s: float = setting(
+        10.0, "Seconds without progress after a client's goodbye (FIN) while something waits for it.", at_least=0
+    )
+    fin_max_s: float = setting(
+        60.0, "Seconds after a client's goodbye, progress or not: half-closed readers are rare.", at_least=0
+    )
+    path_dead_s: float = setting(
+        30.0,
+        "Seconds since anything came back while segments are in flight: a closed window answers, a dead path not.",
+        at_least=0,
+    )
+    stalled_s: float = setting(
+        180.0, "Seconds without a byte of progress. A live 1 KB/s reader shows none for up to 130 s.", at_least=0
+    )
+    ending_stalled_s: float = setting(
+        30.0, "The same for a connection that is being ended: it will not read the goodbye either.", at_least=0
+    )
+    head_timeout_s: float = setting(
+        10.0, "Seconds for a request's head, from the connection's start or from its first byte.", at_least=0
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class LoggingSettings(Checked):
     """What the daemon says of itself."""
 
@@ -198,6 +244,7 @@ class Settings:
     server: ServerSettings = dataclasses.field(default_factory=ServerSettings)
     broker: BrokerSettings = dataclasses.field(default_factory=BrokerSettings)
     eventlog: EventLogSettings = dataclasses.field(default_factory=EventLogSettings)
+    watchdog: WatchdogSettings = dataclasses.field(default_factory=WatchdogSettings)
     logging: LoggingSettings = dataclasses.field(default_factory=LoggingSettings)
 
 

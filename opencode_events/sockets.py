@@ -2,8 +2,12 @@
 
 import contextlib
 import errno
+import fcntl
 import resource
 import socket
+import ssl
+import struct
+import sys
 
 from opencode_events.errors import DaemonError
 from opencode_events.settings import ServerSettings
@@ -12,6 +16,19 @@ from opencode_events.settings import ServerSettings
 # taken over.
 SPARE_DESCRIPTORS = 512
 
+
+# linux/tcp.h; Python 3.11 has no name for it. macOS has another number, and the same meaning.
+TCP_NOTSENT_LOWAT = 0x201 if sys.platform == "darwin" else 25
+KEEPALIVE_INTERVAL_S = 10
+KEEPALIVE_TRIES = 3
+# Seconds that the kernel keeps a connection which we have closed (FIN-WAIT-2) and whose client, who has acknowledged
+# everything, does not close its own half. Linux's default is a minute.
+FIN_WAIT_S = 1
+SIOCOUTQ = 0x5411  # tcp(7): bytes in the send queue that the peer has not acknowledged
+# SO_LINGER with a timeout of nothing: closing sends RST, and the kernel gives the send queue back at once. A plain
+# close would leave what is unsent in an orphan (LAST-ACK, FIN-WAIT) for minutes.
+LINGER_NONE = struct.pack("ii", 1, 0)
+LINGER_USUAL = struct.pack("ii", 0, 0)
 
 # asyncio takes the backlog also as the number of tries to accept in one turn, and complains of each that fails: with no
 # descriptor left, 4 096 of them are a second of work, every second.
@@ -30,6 +47,7 @@ def listen(settings: ServerSettings) -> list[socket.socket]:
             found = socket.socket(family, socket.SOCK_STREAM)
             sockets.append(found)
             found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            _limit_connections(found, settings)
             if family == socket.AF_INET6:
                 found.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             try:
@@ -47,12 +65,71 @@ def listen(settings: ServerSettings) -> list[socket.socket]:
     return sockets
 
 
-def url(listener: socket.socket) -> str:
+def _limit_connections(listener: socket.socket, settings: ServerSettings) -> None:
+    """Set what each accepted connection inherits: a bound on unsent bytes, keepalive, and a last resort.
+
+    TCP_USER_TIMEOUT is no timer of progress in front of a closed window (a live reader of 1 KB/s was cut by one of
+    120 s), so it is far above the watchdog's limits: it cleans up where the loop hangs.
+    """
+    wanted = (
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+        (socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, settings.tcp_unsent_bytes),
+        (socket.IPPROTO_TCP, getattr(socket, "TCP_KEEPIDLE", None), settings.tcp_keepalive_s),
+        (socket.IPPROTO_TCP, getattr(socket, "TCP_KEEPINTVL", None), KEEPALIVE_INTERVAL_S),
+        (socket.IPPROTO_TCP, getattr(socket, "TCP_KEEPCNT", None), KEEPALIVE_TRIES),
+        (socket.IPPROTO_TCP, getattr(socket, "TCP_USER_TIMEOUT", None), settings.tcp_user_timeout_s * 1000),
+        (socket.IPPROTO_TCP, getattr(socket, "TCP_LINGER2", None), FIN_WAIT_S),
+    )
+    for level, option, value in wanted:
+        if option is not None:  # where a system lacks one, the watchdog does without
+            with contextlib.suppress(OSError):
+                listener.setsockopt(level, option, value)
+
+
+def tls_context(settings: ServerSettings) -> ssl.SSLContext | None:
+    """Return what to serve HTTPS with, None for plain HTTP. Raises DaemonError, naming the file that cannot be used."""
+    if not settings.tls_cert:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(settings.tls_cert, settings.tls_key or None)
+    except (OSError, ssl.SSLError) as error:
+        files = " and ".join(filter(None, (settings.tls_cert, settings.tls_key)))
+        raise DaemonError(f"tls_cert, tls_key: {files} cannot be used: {error}") from error
+    return context
+
+
+def unacknowledged(sock: socket.socket) -> int:
+    """Return the bytes that the kernel holds for the peer; 0 where that cannot be known, or the socket is closed."""
+    if sys.platform != "linux":
+        return 0
+    try:
+        return int.from_bytes(fcntl.ioctl(sock, SIOCOUTQ, b"\0\0\0\0"), sys.byteorder)
+    except (OSError, ValueError):
+        return 0
+
+
+def reset_on_close(sock: socket.socket) -> None:
+    """Have the close of `sock` send RST, with nothing left in the kernel."""
+    _linger(sock, LINGER_NONE)
+
+
+def close_politely(sock: socket.socket) -> None:
+    """Have the close of `sock` send FIN, as usual."""
+    _linger(sock, LINGER_USUAL)
+
+
+def _linger(sock: socket.socket, how: bytes) -> None:
+    with contextlib.suppress(OSError, ValueError):  # closed already: asyncio says the one, uvloop the other
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, how)
+
+
+def url(listener: socket.socket, scheme: str = "http") -> str:
     """Return where a client on this machine finds `listener`."""
     address, port = listener.getsockname()[:2]
     if address in ("0.0.0.0", "::"):
         address = {"0.0.0.0": "127.0.0.1", "::": "::1"}[address]
-    return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
+    return f"{scheme}://[{address}]:{port}" if ":" in address else f"{scheme}://{address}:{port}"
 
 
 def allow_descriptors(wanted: int) -> int:

@@ -7,6 +7,7 @@ exception handler, leave a subscriber behind, let aiohttp or asyncio complain), 
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import os
@@ -16,6 +17,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,9 +28,17 @@ from structlog.testing import capture_logs
 
 from opencode_events import __version__, sockets, statedir
 from opencode_events.broker.broker import Broker
+from opencode_events.broker.connection import Terms
+from opencode_events.broker.lifecycle import Reason
+from opencode_events.broker.selection import Selection
+from opencode_events.daemon import look
 from opencode_events.eventlog.sqlite import SqliteLog
 from opencode_events.settings import ENV_PREFIX, Settings
+from opencode_events.watchdog.classify import Tcp
+from opencode_events.watchdog.patrol import Patrol
+from opencode_events.watchdog.probe import best_probe
 from opencode_events.web.app import build_app, build_runner
+from opencode_events.web.connections import Connections
 from tests.clients import DEADLINE_S, Client, until
 
 T = TypeVar("T")
@@ -72,6 +82,8 @@ class Server:
         self.lines: list[Any] = []
         self.urls: list[str] = []
         self.broker: Broker
+        self.patrol: Patrol
+        self.web_connections: Connections
         self.runner: web.AppRunner
         self.client: Client
         self._loop_name = loop_name
@@ -142,6 +154,30 @@ class Server:
         return self.call(lambda: len(server.connections))
 
     @property
+    def watched(self) -> int:
+        """How many connections the watchdog looks at that are no streams."""
+        return self.call(lambda: len(list(self.web_connections.watched())))
+
+    @property
+    def kernel(self) -> dict[int, Tcp]:
+        """Its connections as the kernel has them, by the client's port."""
+        return kernel_states(self.client.port)
+
+    def come_and_go(self, count: int) -> None:
+        """Have so many handles that are over at once, each with a number of its own as its peer."""
+
+        def go() -> None:
+            for number in range(count):
+                terms = Terms(peer=f"192.0.2.1:{number}", on_overflow="end", end="clean", is_chunked=True)
+                self.broker.subscribe(Selection(stream="global"), terms, None).lost(Reason.CLIENT_CLOSED)
+
+        self.call(go)
+
+    def told(self, event: str) -> list[Any]:
+        """Return the lines of that name that it has logged."""
+        return [line for line in self.lines if line["event"] == event]
+
+    @property
     def subscribed(self) -> int:
         """How many handles there are, not asked by HTTP."""
         return self.call(lambda: len(self.broker.subscribers))
@@ -162,17 +198,37 @@ class Server:
         for listener in listeners:
             if self._send_buffer:
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._send_buffer)
-        self.urls = [sockets.url(listener) for listener in listeners]
+        tls = sockets.tls_context(self.settings.server)
+        self.urls = [sockets.url(listener, "https" if tls else "http") for listener in listeners]
         eventlog = SqliteLog(self.log_path, self.settings.eventlog)
         self.broker = Broker(self.settings.broker, eventlog, self._loop)
-        parts = {"broker": self.broker.statistics, "log": eventlog.statistics}
-        self.runner = self._make_runner(build_app(self.settings.server, self.broker, __version__, parts))
+        self.web_connections = Connections()
+        sources = (self.broker.connections, self.web_connections.watched)
+        self.patrol = Patrol(self.settings.watchdog, best_probe(), sources, work=time.thread_time)
+        parts = {
+            "broker": self.broker.statistics,
+            "log": eventlog.statistics,
+            "watchdog": self.patrol.statistics,
+        }
+        app = build_app(
+            self.settings.server,
+            self.broker,
+            __version__,
+            parts,
+            connections=self.web_connections,
+            look=functools.partial(look, self.patrol),
+        )
+        self.runner = self._make_runner(app)
         with contextlib.closing(eventlog):
             async with asyncio.TaskGroup() as tasks:
                 work = tasks.create_task(self.broker.run())
+                watchdog = tasks.create_task(self.patrol.run())
                 await self.runner.setup()
+                self.web_connections.server = self.runner.server
                 for listener in listeners:
-                    await web.SockSite(self.runner, listener, backlog=self.settings.server.listen_backlog).start()
+                    await web.SockSite(
+                        self.runner, listener, backlog=self.settings.server.listen_backlog, ssl_context=tls
+                    ).start()
                 await asyncio.sleep(0)  # the broker's tasks start theirs
                 await asyncio.sleep(0)
                 self._base = asyncio.all_tasks()
@@ -180,6 +236,7 @@ class Server:
                 await self._over.wait()
                 await self.shut_down()
                 work.cancel()
+                watchdog.cancel()
 
     async def shut_down(self, drain_s: float = 0) -> None:
         """End subscribers and connections, in the daemon's order. Twice is fine."""
@@ -200,6 +257,19 @@ def settings(state_dir: Path, **changes: object) -> Settings:
         groups[field.name] = dataclasses.replace(group, **{name: wanted.pop(name) for name in own})
     assert not wanted, f"no such settings: {', '.join(wanted)}"
     return Settings(**groups)
+
+
+def kernel_states(port: int) -> dict[int, Tcp]:
+    """Return the state of each connection of a server at 127.0.0.1, by its client's port, as the kernel has it.
+
+    What nobody has open any more is here too, for as long as the kernel keeps it. TIME_WAIT is not: it holds nothing.
+    """
+    found = {}
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        own, peer, state = line.split()[1:4]
+        if int(own.partition(":")[2], 16) == port:
+            found[int(peer.partition(":")[2], 16)] = Tcp(int(state, 16))
+    return {client: state for client, state in found.items() if state not in (Tcp.LISTEN, Tcp.TIME_WAIT)}
 
 
 def free_port() -> int:

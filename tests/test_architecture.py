@@ -35,9 +35,13 @@ PICTURE: dict[str, set[str]] = {
     "logs": {"errors", "settings"},
     # 3: the broker sees a protocol, not the databases that fulfil it
     "broker": {"errors", "cursor", "events", "settings", "wire", "eventlog.base"},
-    "watchdog": {"errors", "settings", "broker"},
+    # ...and the watchdog sees the seam to what it watches, not what a subscriber is
+    "watchdog": {"errors", "settings", "sockets", "broker.watched"},
     # 4: they do not know each other, nor the watchdog
-    "web": {"errors", "jsontext", "cursor", "twins", "events", "settings", "logs", "wire", "eventlog.base", "broker"},
+    "web": {
+        "errors", "jsontext", "cursor", "twins", "events", "settings", "sockets", "logs", "wire", "eventlog.base",
+        "broker",
+    },
     "relay": {"errors", "jsontext", "cursor", "events", "settings", "logs", "wire", "broker"},
     # 5: the only one that knows all the parts
     "daemon": {
@@ -60,7 +64,7 @@ NOT_BELOW_THE_BROKER = {"aiohttp", "aiohttp_sse", "sqlite3"}
 # Modules that run without a loop, a clock, a socket or a thread, so that a bug there is found with a three-line test.
 PURE = {
     "errors", "jsontext", "cursor", "twins", "events", "wire", "broker.selection", "broker.backlog", "broker.feed",
-    "broker.budget", "broker.outbox", "broker.recent", "eventlog.epochs",
+    "broker.budget", "broker.outbox", "broker.recent", "eventlog.epochs", "watchdog.classify", "watchdog.track",
 }  # fmt: skip
 IMPURE = {
     "_thread", "aiohttp", "aiohttp_sse", "asyncio", "datetime", "multiprocessing", "select", "selectors", "signal",

@@ -9,19 +9,21 @@ the subscriber's feed. One that resumes joins when its replay has come to the he
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 
 import structlog
 
 from opencode_events.broker.budget import Budget
 from opencode_events.broker.committer import Committer
-from opencode_events.broker.connection import Terms
+from opencode_events.broker.connection import Connection, Terms
 from opencode_events.broker.feeds import Feeds
 from opencode_events.broker.flusher import Flusher
 from opencode_events.broker.lifecycle import FORCED, Reason, State
 from opencode_events.broker.recent import Recent
 from opencode_events.broker.replay import Replayer, shielded
-from opencode_events.broker.report import farewell, report
+from opencode_events.broker.report import farewell
 from opencode_events.broker.selection import Selection
 from opencode_events.broker.subscriber import Subscriber
 from opencode_events.cursor import Cursor
@@ -36,6 +38,8 @@ log = structlog.get_logger()
 RESET_S = 1.0
 # Seconds between two times that the log looks after itself.
 UPKEEP_S = 1.0
+# Handles that are remembered when they are over.
+CLOSED_KEPT = 1_000
 # The share of the budget that is made free when it is exceeded: looking for the largest costs a look at everybody.
 BUDGET_ROOM = 1 / 16
 
@@ -66,6 +70,7 @@ class Broker:
         self._fell_behind = 0
         self._caught_up = 0
         self._closings: dict[str, int] = {}
+        self._closed: deque[dict[str, object]] = deque(maxlen=CLOSED_KEPT)
 
     # --- publish
 
@@ -160,7 +165,9 @@ class Broker:
         reason = subscriber.reason.value
         self._closings[reason] = self._closings.get(reason, 0) + 1
         tell = log.warning if subscriber.reason in FORCED else log.info
-        tell("subscriber.closed", **farewell(subscriber, self.clock()))
+        fields = farewell(subscriber, self.clock())
+        self._closed.append({"at": datetime.now(UTC).isoformat(timespec="milliseconds"), **fields})
+        tell("subscriber.closed", **fields)
 
     def over_budget(self) -> None:
         """Cut those who hold most, until what is held fits, with some room: it is not done for every byte.
@@ -256,9 +263,15 @@ class Broker:
         """Tell whether `cursor` was given out by this log, in this daemon's epoch or an earlier one."""
         return cursor.position <= self._looked_at and self._log.is_known(cursor)
 
-    def reports(self) -> list[dict[str, object]]:
-        """Return one object for each handle, in order of arrival."""
-        return [report(subscriber, self) for subscriber in self.subscribers.values()]
+    def connections(self) -> Iterator[Connection]:
+        """Yield the connections of all handles, for the watchdog."""
+        for subscriber in self.subscribers.values():
+            if subscriber.outbox.connection is not None:
+                yield subscriber.outbox.connection
+
+    def closed_reports(self) -> list[dict[str, object]]:
+        """Return what is remembered of the last handles that are over, the newest first."""
+        return list(reversed(self._closed))
 
     def statistics(self) -> dict[str, object]:
         """Return counts since the start, and what is held now."""

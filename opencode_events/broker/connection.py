@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from opencode_events.broker.watched import Watched
+
 End = Literal["clean", "abort"]
 OnOverflow = Literal["end", "catchup"]
 
 
-class Connection(Protocol):
+class Connection(Watched, Protocol):
     """What a handle needs of its connection. It tells the handle of `pause`, `resume` and `lost` in return."""
 
     def write(self, data: bytes | memoryview) -> None:

@@ -56,11 +56,16 @@ class Reason(StrEnum):
     SHUTDOWN = "shutdown"
     # --- not told: the stream's own last event says it, or nobody is there to hear
     DISPOSED = "disposed"
+    FIN_ZOMBIE = "fin_zombie"
+    PATH_DEAD = "path_dead"
+    STALLED = "stalled"
     CLIENT_CLOSED = "client_closed"
     CLIENT_RESET = "client_reset"
     CLIENT_LOST = "client_lost"
 
 
+TOLD = frozenset(
+    {Reason.OVERFLOW_EVENTS, Reason.OVERFLOW_BYTES, Reason.OVERFLOW_MEMORY, Reason.OPERATOR, Reason.SHUTDOWN}
+)
 # Ours, and against the client's will: a person may want to look.
-FORCED = frozenset({Reason.OVERFLOW_EVENTS, Reason.OVERFLOW_BYTES, Reason.OVERFLOW_MEMORY, Reason.OPERATOR})
-TOLD = FORCED | {Reason.SHUTDOWN}
+FORCED = (TOLD - {Reason.SHUTDOWN}) | {Reason.FIN_ZOMBIE, Reason.PATH_DEAD, Reason.STALLED}

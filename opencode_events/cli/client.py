@@ -1,6 +1,9 @@
 """What the commands that talk to a daemon have in common: finding it, a session with it, and its refusals in words."""
 
+import asyncio
 import json
+import os
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +16,8 @@ from opencode_events.errors import DaemonError, OpencodeEventsError
 
 DEFAULT_URL = "http://127.0.0.1:4097"
 CONNECT_S = 10.0
+ANSWER_S = 10.0
+CERTIFICATE_VARIABLE = "OPENCODE_EVENTS_TLS_CERT"  # the daemon's own setting
 COUNTS = ("accepted", "duplicates", "skipped")
 
 
@@ -33,18 +38,64 @@ def find_url(url: str | None, config: Path | None, state_dir: str | None) -> str
     return url.rstrip("/")
 
 
+def running_url(url: str | None, config: Path | None, state_dir: str | None) -> str:
+    """Return the same. Raises DaemonError where `find_url` has None."""
+    found = find_url(url, config, state_dir)
+    if found is None:
+        raise DaemonError("not running", exit_code=Exit.NOT_RUNNING)
+    return found
+
+
 def session() -> aiohttp.ClientSession:
-    """Return a session without a deadline for the whole of a request: streams have none."""
+    """Return a session without a deadline for the whole of a request: streams have none.
+
+    Over HTTPS it trusts what the system trusts, and the certificate that the environment names for the daemon itself.
+    """
     return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(ssl=trust(os.environ.get(CERTIFICATE_VARIABLE))),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),
         headers={"User-Agent": f"opencode-events/{__version__}", "Accept-Encoding": "identity"},
     )
+
+
+def trust(certificate: str | None) -> ssl.SSLContext:
+    """Return what to check a daemon's certificate with.
+
+    Whoever names the daemon's own certificate speaks to that daemon, by whatever name or address. Raises DaemonError
+    when it cannot be read.
+    """
+    context = ssl.create_default_context()
+    if certificate:
+        try:
+            context.load_verify_locations(certificate)
+        except (OSError, ssl.SSLError) as error:
+            raise DaemonError(f"{CERTIFICATE_VARIABLE}: {certificate} cannot be used: {error}") from error
+        context.check_hostname = False
+    return context
 
 
 def unreachable(url: str, error: Exception) -> DaemonError:
     """Return the error for a URL where nobody answers."""
     reason = "not a URL" if isinstance(error, aiohttp.InvalidURL) else str(error) or type(error).__name__
     return DaemonError(f"{url} cannot be reached: {reason}", exit_code=Exit.NOT_RUNNING)
+
+
+async def ask(url: str, path: str, method: str = "GET") -> str:
+    """Return the text of an answer, which is a JSON object. Raises DaemonError or Refused."""
+    try:
+        async with asyncio.timeout(ANSWER_S), session() as asking, asking.request(method, url + path) as response:
+            if response.status != 200:
+                raise await refusal(response)
+            text = await response.text(errors="replace")
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise unreachable(url, error) from error
+    try:
+        is_object = isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        is_object = False
+    if not is_object:
+        raise Refused(f"{url}{path} is not a daemon's answer")
+    return text.strip()
 
 
 async def refusal(response: aiohttp.ClientResponse, source_line: Callable[[int], int] = int) -> Refused:

@@ -20,6 +20,7 @@ from opencode_events.cli.log import log
 from opencode_events.cli.publish import publish
 from opencode_events.cli.serve import check_config, run
 from opencode_events.cli.status import status
+from opencode_events.cli.subscribers import evict, subscribers
 from opencode_events.cli.tail import tail
 from opencode_events.errors import DaemonError, OpencodeEventsError, SettingError
 
@@ -70,6 +71,8 @@ for command in (
     stop,
     restart,
     status,
+    subscribers,
+    evict,
     publish,
     tail,
     log,

@@ -5,15 +5,10 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import aiohttp
 import click
 
 from opencode_events.cli import client
-from opencode_events.cli.exits import Exit
 from opencode_events.cli.options import setting_options, url_option
-from opencode_events.errors import DaemonError
-
-ANSWER_S = 10.0
 
 
 @click.command()
@@ -22,10 +17,8 @@ ANSWER_S = 10.0
 @click.option("--json", "as_json", is_flag=True, help="Print the daemon's answer as it is.")
 def status(config: Path | None, state_dir: str | None, url: str | None, as_json: bool) -> None:
     """Show what the daemon does: its subscribers, its log, its memory."""
-    found = client.find_url(url, config, state_dir)
-    if found is None:
-        raise DaemonError("not running", exit_code=Exit.NOT_RUNNING)
-    text = asyncio.run(_fetch(found))
+    found = client.running_url(url, config, state_dir)
+    text = asyncio.run(client.ask(found, "/-/status"))
     if as_json:
         click.echo(text)
         return
@@ -34,24 +27,6 @@ def status(config: Path | None, state_dir: str | None, url: str | None, as_json:
     click.echo(click.style(found, bold=True))
     for name, value in rows:
         click.echo(f"  {name:<{width}}  {value}")
-
-
-async def _fetch(url: str) -> str:
-    """Return the text of the daemon's status, which is a JSON object. Raises DaemonError or Refused."""
-    try:
-        async with asyncio.timeout(ANSWER_S), client.session() as session, session.get(f"{url}/-/status") as response:
-            if response.status != 200:
-                raise await client.refusal(response)
-            text = await response.text(errors="replace")
-    except (aiohttp.ClientError, TimeoutError) as error:
-        raise client.unreachable(url, error) from error
-    try:
-        is_object = isinstance(json.loads(text), dict)
-    except (ValueError, RecursionError):
-        is_object = False
-    if not is_object:
-        raise client.Refused(f"{url}/-/status is not a daemon's status")
-    return text.strip()
 
 
 def _rows(path: str, value: object) -> Iterator[tuple[str, str]]:

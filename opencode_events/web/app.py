@@ -8,9 +8,10 @@ from aiohttp import web
 from opencode_events.broker.broker import Broker
 from opencode_events.settings import ServerSettings
 from opencode_events.web.bodies import Bodies
+from opencode_events.web.connections import Connections
 from opencode_events.web.cors import Cors
 from opencode_events.web.history import History
-from opencode_events.web.operate import Operate, Statistics
+from opencode_events.web.operate import Look, Operate, Statistics, nothing_seen
 from opencode_events.web.problems import Handler, guarded, refusal
 from opencode_events.web.publish import Publish
 from opencode_events.web.subscribe import Subscribe
@@ -24,13 +25,23 @@ HANDSHAKES_A_TURN = 3
 
 
 def build_app(
-    settings: ServerSettings, broker: Broker, version: str, parts: Mapping[str, Statistics]
+    settings: ServerSettings,
+    broker: Broker,
+    version: str,
+    parts: Mapping[str, Statistics],
+    *,
+    connections: Connections | None = None,
+    look: Look = nothing_seen,
 ) -> web.Application:
-    """Return the application. Unknown paths and methods get problem documents too."""
+    """Return the application. Unknown paths and methods get problem documents too.
+
+    `connections` is told of every request; `look` returns what the watchdog sees of a subscriber's connection.
+    """
+    watched = Connections() if connections is None else connections  # one without connections is false
     cors = Cors(frozenset(origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()))
     bodies = Bodies(settings.max_unfinished_bytes)
     turnstile = Turnstile(HANDSHAKES_A_TURN)
-    operate = Operate(version, broker, parts)
+    operate = Operate(version, broker, parts, look)
     routes: dict[str, dict[str, Handler]] = {
         "/event": {
             "GET": Subscribe("instance", broker, settings, cors, turnstile),
@@ -46,15 +57,16 @@ def build_app(
         "/-/ready": {"GET": operate.ready},
         "/-/status": {"GET": operate.status},
         "/-/subscribers": {"GET": operate.subscribers},
+        "/-/subscribers/{id}": {"DELETE": operate.evict},
     }
     app = web.Application()
     for path, methods in routes.items():
         for method, handler in methods.items():
-            app.router.add_route(method, path, guarded(handler, cors))
-        app.router.add_route("OPTIONS", path, guarded(cors.preflight, cors))
+            app.router.add_route(method, path, guarded(handler, cors, watched))
+        app.router.add_route("OPTIONS", path, guarded(cors.preflight, cors, watched))
         allow = ", ".join([*methods, "OPTIONS"])
-        app.router.add_route("*", path, guarded(refusal(HTTPStatus.METHOD_NOT_ALLOWED, allow=allow), cors))
-    app.router.add_route("*", "/{path:.*}", guarded(refusal(HTTPStatus.NOT_FOUND), cors))
+        app.router.add_route("*", path, guarded(refusal(HTTPStatus.METHOD_NOT_ALLOWED, allow=allow), cors, watched))
+    app.router.add_route("*", "/{path:.*}", guarded(refusal(HTTPStatus.NOT_FOUND), cors, watched))
     return app
 
 

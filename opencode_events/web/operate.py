@@ -1,6 +1,7 @@
 """What an operator may ask: what is below `/-/`, and opencode's own `/global/health`."""
 
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
 
@@ -8,8 +9,21 @@ import msgspec
 from aiohttp import web
 
 from opencode_events.broker.broker import Broker
+from opencode_events.broker.lifecycle import Reason, State
+from opencode_events.broker.report import report
+from opencode_events.broker.subscriber import Subscriber
+from opencode_events.errors import NoSuchSubscriber
+
+# A subscriber's number, as it may stand in a path.
+ID = re.compile("[0-9]{1,18}")
 
 Statistics = Callable[[], Mapping[str, object]]
+Look = Callable[[Subscriber], Mapping[str, object]]
+
+
+def nothing_seen(subscriber: Subscriber) -> Mapping[str, object]:
+    """Look for the watchdog where there is none."""
+    return {}
 
 
 def answer(document: object) -> web.Response:
@@ -19,12 +33,13 @@ def answer(document: object) -> web.Response:
 
 
 class Operate:
-    """The handlers. `parts` are the statistics of each part of the daemon, by name."""
+    """The handlers. `parts` are the statistics of each part of the daemon, by name; `look` is the watchdog's."""
 
-    def __init__(self, version: str, broker: Broker, parts: Mapping[str, Statistics]) -> None:
+    def __init__(self, version: str, broker: Broker, parts: Mapping[str, Statistics], look: Look) -> None:
         self._version = version
         self._broker = broker
         self._parts = parts
+        self._look = look
         self._started_at = time.monotonic()
 
     async def healthy(self, request: web.Request) -> web.Response:
@@ -51,5 +66,24 @@ class Operate:
         return answer(about | {name: statistics() for name, statistics in self._parts.items()})
 
     async def subscribers(self, request: web.Request) -> web.Response:
-        """Answer with one object for each handle, in order of arrival."""
-        return answer({"subscribers": self._broker.reports()})
+        """Answer with one object for each handle, in order of arrival; `closed=1`: for those that were the last."""
+        if request.query.get("closed", "0") not in ("", "0"):
+            return answer({"closed": self._broker.closed_reports()})
+        reports = [
+            report(subscriber, self._broker) | dict(self._look(subscriber))
+            for subscriber in self._broker.subscribers.values()
+        ]
+        return answer({"subscribers": reports})
+
+    async def evict(self, request: web.Request) -> web.Response:
+        """End one subscriber: politely, or at once if that has begun already. Raises NoSuchSubscriber."""
+        text = request.match_info["id"]
+        subscriber = self._broker.subscribers.get(int(text) if ID.fullmatch(text) else 0)
+        if subscriber is None:
+            raise NoSuchSubscriber(f"there is no subscriber {text[:40]}", field="id")
+        found = report(subscriber, self._broker)
+        if subscriber.state is State.CLOSING:
+            subscriber.reset(Reason.OPERATOR)
+        else:
+            subscriber.close(Reason.OPERATOR)
+        return answer({"evicted": found})

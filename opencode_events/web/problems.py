@@ -8,6 +8,7 @@ import structlog
 from aiohttp import web
 
 from opencode_events.errors import Busy, LogUnavailable, RequestError
+from opencode_events.web.connections import Connections
 from opencode_events.web.cors import Cors
 
 log = structlog.get_logger()
@@ -23,10 +24,22 @@ def problem(status: int, title: str, detail: str, members: Mapping[str, object] 
     return web.Response(status=status, body=msgspec.json.encode(document), headers=headers)
 
 
-def guarded(handler: Handler, cors: Cors) -> Handler:
-    """Return `handler` with its errors turned into problem documents, and its answers readable across origins."""
+def guarded(handler: Handler, cors: Cors, connections: Connections) -> Handler:
+    """Return `handler` with its errors turned into problem documents, and its answers readable across origins.
+
+    The watchdog is told when an answer begins and ends.
+    """
 
     async def answer(request: web.Request) -> web.StreamResponse:
+        connection = connections.began(request)
+        try:
+            return await refusing(request)
+        finally:
+            if connection is not None:
+                connection.active -= 1
+                connection.answered += 1
+
+    async def refusing(request: web.Request) -> web.StreamResponse:
         try:
             response = await handler(request)
         except RequestError as error:

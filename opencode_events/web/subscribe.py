@@ -14,6 +14,7 @@ from opencode_events.broker.lifecycle import Reason
 from opencode_events.cursor import parse
 from opencode_events.events import Stream
 from opencode_events.settings import ServerSettings
+from opencode_events.web.connections import peer
 from opencode_events.web.cors import Cors
 from opencode_events.web.query import Wish, read_wish
 from opencode_events.web.takeover import hand_over
@@ -75,7 +76,7 @@ class Subscribe:
         await self._turnstile.enter()
         wish = read_wish(request, self._stream, self._broker.settings.on_overflow)
         is_chunked = request.version >= (1, 1)
-        terms = Terms(peer=_peer(request), on_overflow=wish.on_overflow, end=wish.end, is_chunked=is_chunked)
+        terms = Terms(peer=peer(request.transport), on_overflow=wish.on_overflow, end=wish.end, is_chunked=is_chunked)
         start = self._find(wish.after)
         subscriber = self._broker.subscribe(wish.selection, terms, start.after)
         try:
@@ -135,11 +136,3 @@ class Subscribe:
             "reason": start.missed,
         }
         return connected + wire.control(self._stream, form, wire.EXPIRED, properties)
-
-
-def _peer(request: web.BaseRequest) -> str:
-    """Return `host:port` of the other side."""
-    name = request.transport.get_extra_info("peername") if request.transport is not None else None
-    if not name:
-        return "unknown"
-    return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"

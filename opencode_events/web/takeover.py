@@ -7,17 +7,21 @@ aiohttp's handler waiting and writes to aiohttp's transport.
 """
 
 import asyncio
+import contextlib
+import functools
 import os
 import socket
-import struct
 from collections.abc import Callable
 from typing import cast
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
-from opencode_events.broker.lifecycle import Reason
+from opencode_events.broker.lifecycle import Reason, State
 from opencode_events.broker.subscriber import Subscriber
+from opencode_events.broker.watched import Outlook
+from opencode_events.sockets import close_politely, reset_on_close, unacknowledged
+from opencode_events.web.connections import KEY, buffered
 
 HIGH_WATER = 64 * 1024
 LOW_WATER = 16 * 1024
@@ -25,9 +29,7 @@ LOW_WATER = 16 * 1024
 HEARD_BYTES = 64 * 1024
 # Seconds between two looks at a stalled connection on the plain path: its end is told to aiohttp, which waits for it
 # to drain.
-LOOK_S = 1.0
-# SO_LINGER with a timeout of nothing: closing sends RST, and the kernel gives the send queue back at once.
-LINGER_NONE = struct.pack("ii", 1, 0)
+LOOK_S = 0.1
 
 
 async def hand_over(
@@ -50,7 +52,13 @@ async def hand_over(
         else:
             await _take(subscriber, transport, descriptor)
             return
-    await _Plain(subscriber, request.protocol, transport, head).serve()
+    if (http := request.get(KEY)) is not None:
+        http.is_stream = True
+    try:
+        await _Plain(subscriber, request.protocol, transport, head).serve()
+    finally:
+        if http is not None:
+            http.is_stream = False  # what is left of it, if anything is, is watched again
 
 
 async def _take(subscriber: Subscriber, transport: asyncio.Transport, descriptor: int) -> None:
@@ -58,7 +66,7 @@ async def _take(subscriber: Subscriber, transport: asyncio.Transport, descriptor
     transport.pause_reading()
     own = socket.socket(fileno=descriptor)
     try:
-        await asyncio.get_running_loop().connect_accepted_socket(lambda: TakenOver(subscriber), own)
+        await asyncio.get_running_loop().connect_accepted_socket(lambda: TakenOver(subscriber, own), own)
     except BaseException:
         own.close()
         subscriber.lost(Reason.CLIENT_LOST)
@@ -67,17 +75,63 @@ async def _take(subscriber: Subscriber, transport: asyncio.Transport, descriptor
         transport.abort()
 
 
-class TakenOver(asyncio.Protocol):
+class _Stream:
+    """What both kinds of connection have in common: a subscriber, a transport, and what the watchdog asks.
+
+    `socket` is the transport's own. Asked through the transport, uvloop would make one for each question.
+    """
+
+    __slots__ = ("_transport", "buffered", "socket", "subscriber")
+
+    subscriber: Subscriber
+    socket: socket.socket
+    buffered: Callable[[], int]
+    _transport: asyncio.Transport
+
+    def reset(self) -> None:
+        """See `Connection.reset`. A plain abort would leave what the kernel holds in an orphan for minutes."""
+        reset_on_close(self.socket)
+        self._transport.abort()
+
+    @property
+    def is_quiet(self) -> bool:
+        """See `Watched.is_quiet`: its handle writes past an empty backlog, and has not been told to stop."""
+        return self.subscriber.direct is not None
+
+    def outlook(self) -> Outlook:
+        """See `Watched.outlook`."""
+        subscriber = self.subscriber
+        return Outlook(
+            buffered=self.buffered(),
+            queued=subscriber.queued_bytes,
+            written=subscriber.sent_bytes,
+            is_closing=self._transport.is_closing(),
+            is_ending=subscriber.state is State.CLOSING,
+        )
+
+    def evict(self, reason: str) -> None:
+        """See `Watched.evict`."""
+        self.subscriber.reset(Reason(reason))
+
+    def finish(self) -> None:
+        """See `Watched.finish`."""
+        self._transport.abort()
+
+    def name(self) -> dict[str, object]:
+        """See `Watched.name`."""
+        return {"subscriber": self.subscriber.id, "peer": self.subscriber.terms.peer}
+
+
+class TakenOver(_Stream, asyncio.Protocol):
     """A connection of our own, as the handle's `Connection`: tells the handle what becomes of its transport."""
 
-    __slots__ = ("_heard", "_subscriber", "_transport", "buffered", "write")
+    __slots__ = ("_heard", "write")
 
-    _transport: asyncio.Transport
     write: Callable[[bytes | memoryview], None]
-    buffered: Callable[[], int]
 
-    def __init__(self, subscriber: Subscriber) -> None:
-        self._subscriber = subscriber
+    def __init__(self, subscriber: Subscriber, own: socket.socket) -> None:
+        self.subscriber = subscriber
+        self.socket = own
         self._heard = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -86,7 +140,7 @@ class TakenOver(asyncio.Protocol):
         taken.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
         self.write = taken.write
         self.buffered = taken.get_write_buffer_size
-        self._subscriber.attach(self)
+        self.subscriber.attach(self)
 
     def data_received(self, data: bytes) -> None:
         """Swallow what a subscriber says after its request; one that does not stop is not a subscriber."""
@@ -96,35 +150,38 @@ class TakenOver(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """The transport holds enough."""
-        self._subscriber.pause()
+        self.subscriber.pause()
 
     def resume_writing(self) -> None:
         """The transport has room again."""
-        self._subscriber.resume()
+        self.subscriber.resume()
 
     def eof_received(self) -> None:
         """The client has said goodbye. If it has not read what was sent before, it will not: end it there and then.
 
-        Closing instead would wait in CLOSE_WAIT for a buffer to drain that nobody reads.
+        Closing instead would wait in CLOSE_WAIT for a buffer to drain that nobody reads, or leave what the kernel holds
+        in an orphan.
         """
-        if self.buffered():
+        if self.buffered() or unacknowledged(self.socket):
             self.reset()
 
     def connection_lost(self, error: Exception | None) -> None:
         """The connection is over."""
-        self._subscriber.lost(_reason(error))
+        self.subscriber.lost(_reason(error))
 
     def close(self) -> None:
-        """See `Connection.close`."""
-        self._transport.close()
+        """See `Connection.close`. Only our half is closed; the rest follows when the client has all of it, or says so.
 
-    def reset(self) -> None:
-        """See `Connection.reset`."""
-        _reset(self._transport)
+        Closing the whole would leave what the kernel holds in an orphan, which no deadline of ours reaches.
+        """
+        with contextlib.suppress(OSError):  # reset meanwhile, and the loop has not been told yet
+            self._transport.write_eof()
 
 
-class _Plain:
+class _Plain(_Stream):
     """A connection that stays aiohttp's, as the handle's `Connection`, served by the handler's own task."""
+
+    __slots__ = ("_is_ended", "_next_look", "_protocol", "_stalled", "_writer")
 
     def __init__(
         self,
@@ -133,11 +190,12 @@ class _Plain:
         transport: asyncio.Transport,
         writer: AbstractStreamWriter,
     ) -> None:
-        self._subscriber = subscriber
-        self._protocol = protocol
+        self.subscriber = subscriber
+        self.socket = transport.get_extra_info("socket")
+        self.buffered = functools.partial(buffered, transport)
         self._transport = transport
+        self._protocol = protocol
         self._writer = writer
-        self._over = asyncio.Event()
         self._stalled = asyncio.Event()
         self._is_ended = False  # by us
         self._next_look: asyncio.TimerHandle | None = None
@@ -148,17 +206,21 @@ class _Plain:
         One that we have closed is not lost before all is read: until then the handle stays, with its deadline. A drain
         is only ever left by the connection's end: aiohttp shares its future between all who drain.
         """
-        self._subscriber.attach(self)
+        # aiohttp closes the transport when the client says goodbye; what the kernel holds then must go with it.
+        reset_on_close(self.socket)
+        self.subscriber.attach(self)
         try:
             while True:
                 await self._stalled.wait()
                 self._stalled.clear()
                 await self._writer.drain()
-                self._subscriber.resume()
+                self.subscriber.resume()
         except ConnectionError as error:
-            self._subscriber.lost(_reason(error))
+            self.subscriber.lost(_reason(error))
         finally:
-            self._subscriber.lost(Reason.CLIENT_CLOSED)
+            if self._next_look is not None:
+                self._next_look.cancel()
+            self.subscriber.lost(Reason.CLIENT_CLOSED)
 
     def write(self, data: bytes | memoryview) -> None:
         """See `Connection.write`."""
@@ -166,42 +228,42 @@ class _Plain:
             return
         self._transport.write(data)
         if self._protocol.writing_paused:
-            self._subscriber.pause()
+            self.subscriber.pause()
             self._stalled.set()
             if self._next_look is None:
                 self._look()
 
     def _look(self) -> None:
-        """End a stalled connection whose client has said goodbye; come back as long as it is stalled."""
-        self._next_look = None
-        if self._transport.is_closing():
-            if not self._is_ended:
-                self.reset()
-        elif self._protocol.writing_paused:
-            self._next_look = asyncio.get_running_loop().call_later(LOOK_S, self._look)
+        """Come back as long as there is something to look for.
 
-    def buffered(self) -> int:
-        """See `Connection.buffered`."""
-        return self._transport.get_write_buffer_size()
+        A stalled connection whose client has said goodbye is ended; one that we end is closed when all is taken.
+        """
+        self._next_look = None
+        if self._is_ended:
+            if not self.buffered() and not unacknowledged(self.socket):
+                close_politely(self.socket)
+                self._transport.close()
+                return
+        elif self._transport.is_closing():
+            self.reset()
+            return
+        elif not self._protocol.writing_paused:
+            return
+        self._next_look = asyncio.get_running_loop().call_later(LOOK_S, self._look)
 
     def close(self) -> None:
-        """See `Connection.close`."""
+        """See `Connection.close`. Not before the client has all of it: then no deadline of ours would reach it."""
         self._is_ended = True
-        self._transport.close()
+        if self._next_look is not None:
+            self._next_look.cancel()
+        self._look()
 
     def reset(self) -> None:
         """See `Connection.reset`."""
         self._is_ended = True
-        _reset(self._transport)
-
-
-def _reset(transport: asyncio.Transport) -> None:
-    """End a connection with RST. A plain abort would leave the kernel's send queue in LAST-ACK for minutes."""
-    try:
-        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NONE)
-    except (OSError, ValueError):  # closed already: asyncio says the one, uvloop the other
-        pass
-    transport.abort()
+        if self._next_look is not None:
+            self._next_look.cancel()  # there is nothing to look at: TLS on asyncio would say so with an AttributeError
+        super().reset()
 
 
 def _reason(error: Exception | None) -> Reason:

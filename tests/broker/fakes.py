@@ -13,6 +13,7 @@ from opencode_events.broker.lifecycle import Reason, State
 from opencode_events.broker.recent import is_wanted
 from opencode_events.broker.selection import Selection
 from opencode_events.broker.subscriber import Subscriber
+from opencode_events.broker.watched import Outlook
 from opencode_events.cursor import Cursor
 from opencode_events.errors import LogUnavailable, OutOfSequence
 from opencode_events.eventlog.base import Appended, Outcome, Page, Query, Stored, SyncRow
@@ -121,7 +122,26 @@ class FakeLoop(FakeTime):
         return turns
 
 
-class FakeConnection:
+class Unwatched:
+    """What the watchdog asks of a connection, of one that it never sees."""
+
+    socket = None
+    is_quiet = True
+
+    def outlook(self) -> Outlook:
+        return Outlook()
+
+    def evict(self, reason: str) -> None:
+        raise AssertionError(reason)
+
+    def finish(self) -> None:
+        raise AssertionError("nobody asks for it")
+
+    def name(self) -> dict[str, object]:
+        return {}
+
+
+class FakeConnection(Unwatched):
     """Takes `room` bytes and then tells its handle to pause, as a transport whose client does not read.
 
     `room` None never pauses. What was written stays in `writes`. `ended` is "closed" or "reset"; nothing may be

@@ -6,6 +6,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from opencode_events.broker.lifecycle import Reason, State
+from opencode_events.broker.report import report
 from opencode_events.broker.selection import Selection
 from opencode_events.errors import Busy, LogUnavailable
 from opencode_events.eventlog.base import SyncRow
@@ -142,7 +143,8 @@ def test_reports_tell_how_far_behind_each_is(start: Callable[..., Run]) -> None:
     run.join()
     run.loop.turns(5)
 
-    assert [(one["state"], one["cursor"], one["lag_events"]) for one in run.broker.reports()] == [
+    reports = [report(one, run.broker) for one in run.broker.subscribers.values()]
+    assert [(one["state"], one["cursor"], one["lag_events"]) for one in reports] == [
         ("replaying", f"{EPOCH}-2", 7), ("live", f"{EPOCH}-9", 0),
     ]  # fmt: skip
 

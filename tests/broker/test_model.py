@@ -17,6 +17,7 @@ from structlog.testing import capture_logs
 
 from opencode_events.broker.connection import OnOverflow
 from opencode_events.broker.lifecycle import Reason, State
+from opencode_events.broker.report import report
 from opencode_events.broker.selection import Selection
 from opencode_events.cursor import parse
 from opencode_events.errors import Busy
@@ -330,7 +331,7 @@ class BrokerMachine(RuleBasedStateMachine):
             if self.is_settled() and self.running.broker.statistics()["flushes"] == flushes:
                 break
         else:
-            raise AssertionError(self.running.broker.reports())
+            raise AssertionError([report(one, self.running.broker) for one in self.running.broker.subscribers.values()])
         for client in self.clients:
             client.hang_up()
         self.nobody_fails()

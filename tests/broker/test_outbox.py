@@ -8,10 +8,10 @@ from opencode_events.broker.budget import Budget
 from opencode_events.broker.feed import Segment
 from opencode_events.broker.outbox import WRITE_BYTES, Outbox
 from opencode_events.settings import BrokerSettings
-from tests.broker.fakes import segment
+from tests.broker.fakes import Unwatched, segment
 
 
-class Desk:
+class Desk(Unwatched):
     """An outbox on a connection that takes `room` bytes and then pauses it. `trace` has what was told and written."""
 
     def __init__(self, room: int | None = None, *, is_chunked: bool = True) -> None:

@@ -1,13 +1,17 @@
 """Which daemon a command talks to, and a refusal in one line."""
 
 import json
+import ssl
 from pathlib import Path
 
 import pytest
 
 from opencode_events.cli import client
-from opencode_events.errors import SettingError
+from opencode_events.errors import DaemonError, SettingError
 from opencode_events.statedir import StateDir
+
+# Of `localhost`, signed by itself, with its key, good for a hundred years: for tests alone.
+CERTIFICATE = Path(__file__).parent.parent / "data" / "localhost.pem"
 
 
 def test_a_url_that_was_given_is_taken_without_its_slash() -> None:
@@ -70,3 +74,20 @@ def test_an_answer_without_a_problem_is_told_by_its_status(text: str) -> None:
 
 def test_a_line_is_turned_into_the_files() -> None:
     assert client.describe(400, "", '{"detail":"x","line":2}', lambda line: line * 10) == "line 20: x"
+
+
+# --- HTTPS
+
+
+def test_whoever_names_a_certificate_trusts_it_by_any_name() -> None:
+    usual, named = client.trust(None), client.trust(str(CERTIFICATE))
+
+    assert (usual.check_hostname, usual.verify_mode) == (True, ssl.CERT_REQUIRED)
+    assert (named.check_hostname, named.verify_mode) == (False, ssl.CERT_REQUIRED)
+
+
+def test_a_certificate_that_is_none_is_named(tmp_path: Path) -> None:
+    (tmp_path / "none.pem").write_text("none")
+
+    with pytest.raises(DaemonError, match=r"OPENCODE_EVENTS_TLS_CERT: .*none\.pem cannot be used"):
+        client.trust(str(tmp_path / "none.pem"))

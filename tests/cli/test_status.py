@@ -62,5 +62,5 @@ def test_a_stranger_is_told_from_a_daemon(runner: CliRunner) -> None:
     with FakeDaemon(Answer(kind="text/html", pieces=(b"<html>",))) as daemon:
         result = runner.invoke(main, ["status", "--url", daemon.url])
 
-    assert result.output == f"error: {daemon.url}/-/status is not a daemon's status\n"
+    assert result.output == f"error: {daemon.url}/-/status is not a daemon's answer\n"
     assert result.exit_code == 1

@@ -21,6 +21,7 @@ from opencode_events.errors import (
     TooLarge,
     UnsupportedMedia,
 )
+from opencode_events.web.connections import Connections
 from opencode_events.web.cors import Cors
 from opencode_events.web.problems import guarded, problem, refusal
 
@@ -41,7 +42,9 @@ async def answer(error: Exception, **headers: str) -> web.StreamResponse:
     async def handler(request: web.Request) -> web.StreamResponse:
         raise error
 
-    return await guarded(handler, Cors(frozenset()))(make_mocked_request("GET", "/event", headers=headers))
+    return await guarded(handler, Cors(frozenset()), Connections())(
+        make_mocked_request("GET", "/event", headers=headers)
+    )
 
 
 @pytest.mark.parametrize(
@@ -121,7 +124,7 @@ async def test_a_good_answer_passes_with_the_headers_for_pages() -> None:
     async def handler(request: web.Request) -> web.StreamResponse:
         return web.Response(text="fine")
 
-    response = await guarded(handler, Cors(frozenset()))(
+    response = await guarded(handler, Cors(frozenset()), Connections())(
         make_mocked_request("GET", "/event", headers={"Origin": "http://localhost"})
     )
     assert (response.status, response.headers["Access-Control-Allow-Origin"]) == (200, "http://localhost")
@@ -156,7 +159,7 @@ async def test_whoever_gives_up_is_not_answered() -> None:
         raise asyncio.CancelledError
 
     with pytest.raises(asyncio.CancelledError):
-        await guarded(handler, Cors(frozenset()))(make_mocked_request("GET", "/event"))
+        await guarded(handler, Cors(frozenset()), Connections())(make_mocked_request("GET", "/event"))
 
 
 @pytest.mark.parametrize(

@@ -7,15 +7,18 @@ import gc
 import http.client
 import logging
 import os
+import socket
 from collections.abc import Callable
 from functools import partial
+from typing import cast
 
 import pytest
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
-from opencode_events.broker.lifecycle import State
-from opencode_events.web import subscribe
+from opencode_events.broker.lifecycle import Reason, State
+from opencode_events.broker.subscriber import Subscriber
+from opencode_events.web import subscribe, takeover
 from tests.clients import DEADLINE_S, Stream, envelope, until
 from tests.servers import LOOPS, Server
 
@@ -44,6 +47,12 @@ EITHER_WAY = pytest.mark.parametrize(
         pytest.param(partial(plain_runner, handler_cancellation=False), id="handler left alone"),
     ],
 )
+
+
+@pytest.fixture
+def server(serve: Serve) -> Server:
+    """A server whose watchdog looks often: it lets go of who has everything."""
+    return serve(tick_s=0.02)
 
 
 def left_of_aiohttp() -> list[str]:
@@ -293,6 +302,129 @@ def test_a_subscriber_whose_head_is_not_out_at_shutdown_is_ended_like_the_others
     assert stream.ended == "clean"
 
 
+# --- our own end: half a close, until the client has all of it, or has closed too
+
+
+@pytest.fixture(params=[True, False], ids=["taken over", "plain"])
+def either(request: pytest.FixtureRequest, serve: Serve) -> Server:
+    """A server that takes connections over, or does not, and whose watchdog hardly ever looks."""
+    return serve(takeover=request.param, tick_s=30.0)
+
+
+def end_all(server: Server) -> None:
+    """End all subscribers, politely."""
+
+    def end() -> None:
+        for subscriber in list(server.broker.subscribers.values()):
+            subscriber.close(Reason.OPERATOR)
+
+    server.call(end)
+
+
+@pytest.mark.parametrize("end", ["clean", "abort"])
+def test_a_client_that_reads_to_the_end_and_closes_ends_it(either: Server, end: str) -> None:
+    """Nobody waits for the watchdog."""
+    stream = either.client.subscribe(f"/global/event?end={end}")
+    end_all(either)
+
+    assert [frame.type for frame in stream.rest()] == ["server.stream.closing"]
+    assert stream.ended == ("clean" if end == "clean" else "cut")
+    stream.close()
+
+    until(lambda: is_gone(either), timeout_s=2)
+    until(lambda: either.kernel == {}, timeout_s=2)
+    assert [line["reason"] for line in either.told("subscriber.closed")] == ["operator"]
+
+
+def test_a_client_of_http_1_0_sees_where_the_stream_ends(either: Server) -> None:
+    stream = either.client.subscribe(version="1.0")
+    end_all(either)
+
+    assert [frame.type for frame in stream.rest()] == ["server.stream.closing"]
+    assert stream.ended == "cut"
+    stream.close()
+    until(lambda: is_gone(either), timeout_s=2)
+
+
+def test_a_client_that_resets_while_it_is_ended_ends_it(serve: Serve) -> None:
+    server = serve(send_buffer=TIGHT)
+    stream = server.client.stall()
+    server.client.publish(*(envelope(number, pad="x" * FILL) for number in range(3)))
+    until(lambda: is_parked(server))
+    end_all(server)
+    assert server.subscribed == 1
+
+    stream.reset()
+
+    until(lambda: is_gone(server), timeout_s=1)
+    until(lambda: server.kernel == {}, timeout_s=2)
+
+
+def test_a_goodbye_while_it_is_ended_and_has_not_read_ends_it(serve: Serve) -> None:
+    server = serve(send_buffer=TIGHT)
+    stream = server.client.stall()
+    server.client.publish(*(envelope(number, pad="x" * FILL) for number in range(3)))
+    until(lambda: is_parked(server))
+    end_all(server)
+
+    stream.say_goodbye()
+
+    until(lambda: is_gone(server), timeout_s=1)
+    until(lambda: server.kernel == {}, timeout_s=2)
+    assert stream.drain() == "reset"
+
+
+@pytest.mark.parametrize("takeover", [True, False], ids=["taken over", "plain"])
+def test_a_client_that_does_not_read_holds_up_the_end_until_its_deadline(serve: Serve, takeover: bool) -> None:
+    """What it has not read goes with it, from the kernel too."""
+    server = serve(takeover=takeover, send_buffer=TIGHT, tick_s=0.02)
+    stream = server.client.stall()
+    server.client.publish(*(envelope(number, pad="x" * FILL) for number in range(3)))
+    until(lambda: is_parked(server))
+    port = stream.sock.getsockname()[1]
+
+    async def shut_down() -> float:
+        began = asyncio.get_running_loop().time()
+        await server.shut_down(0.5)
+        return asyncio.get_running_loop().time() - began
+
+    assert 0.4 < server.run(shut_down) < 2
+    assert server.subscribed == 0
+    until(lambda: port not in server.kernel, timeout_s=1)
+    assert stream.drain() == "reset"
+
+
+@pytest.mark.parametrize("takeover", [True, False], ids=["taken over", "plain"])
+def test_a_client_that_has_everything_and_does_not_close_holds_nothing_up(serve: Serve, takeover: bool) -> None:
+    """The watchdog lets go of it: the kernel says that all is acknowledged, our goodbye included."""
+    server = serve(takeover=takeover, tick_s=0.02)
+    server.client.subscribers()
+    until(lambda: server.connections == 0)
+    before = descriptors()
+    stream = server.client.subscribe()
+    opened = descriptors() - before
+    end_all(server)
+
+    until(lambda: is_gone(server), timeout_s=2)
+    until(lambda: descriptors() < before + opened, timeout_s=2)
+    until(lambda: server.kernel == {}, timeout_s=5)
+    assert [frame.type for frame in stream.rest()] == ["server.stream.closing"]
+    assert stream.ended == "clean"
+
+
+def test_half_a_close_that_comes_too_late_is_no_error(server: Server) -> None:
+    """The client has reset the connection after the last byte was written, and the loop has not been told."""
+
+    class Late:
+        def write_eof(self) -> None:
+            raise OSError(107, "Transport endpoint is not connected")
+
+    with socket.socket() as own:
+        connection = takeover.TakenOver(cast(Subscriber, None), own)
+        connection._transport = cast(asyncio.Transport, Late())
+        connection.close()
+
+
 def test_a_library_that_reads_to_the_end_can_ask_again(server: Server) -> None:
     connection = http.client.HTTPConnection(server.client.host, server.client.port, timeout=DEADLINE_S)
     try:
@@ -318,6 +450,7 @@ def test_many_that_come_and_go_leave_nothing_behind(server: Server) -> None:
             stream = server.client.subscribe()
             (leave_by_fin, leave_by_rst, leave_by_half, leave_by_fin)[number % 4](stream)
         until(lambda: is_gone(server) and server.connections == 0 and server.tasks() == [])
+        until(lambda: len(server.web_connections) == 0)  # the watchdog has seen that they are over
         server.lines.clear()
         server.client.close()
         gc.collect()
