@@ -17,15 +17,17 @@ LOCK_PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-# Programs that tests start; the Debian package of each has the name of its command.
-SYSTEM_PACKAGES := curl chromium
-# What `bench-peers` compares with. Not each has the name of its package: PACKAGE:COMMAND or PACKAGE:FILE.
+# What a target starts, as PACKAGE:COMMAND or PACKAGE:FILE, for not each command has the name of its Debian package.
+# Tests start clients, and make networks for them.
+SYSTEM_PACKAGES := curl:curl chromium:chromium openssl:openssl iproute2:ip iptables:/usr/sbin/iptables
+# What `bench-peers` compares with.
 PEER_PACKAGES := libnginx-mod-nchan:/usr/lib/nginx/modules/ngx_nchan_module.so nginx-light:/usr/sbin/nginx \
 	redis-server:redis-server gcc:gcc libc6-dev:/usr/include/stdio.h
 
 RUN_ARGS ?=
 BENCH_ARGS ?=
 PEERS_ARGS ?=
+SOAK_ARGS ?=
 PYTEST_ARGS ?=
 
 # $(call apt_install,PACKAGES,WHAT FOR)
@@ -36,6 +38,16 @@ if [ "$$(id -u)" = 0 ]; then sudo=; elif command -v sudo >/dev/null; then sudo=s
 echo "installing $(1) with apt-get"
 $$sudo apt-get update -qq || echo "apt-get update failed; trying with the lists that are here" >&2
 $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends $(1) </dev/null >/dev/null
+endef
+
+# $(call install_missing,PAIRS,WHAT FOR): a pair is as those of SYSTEM_PACKAGES.
+define install_missing
+missing=
+for pair in $(1); do
+	if ! command -v "$${pair#*:}" >/dev/null && ! [ -e "$${pair#*:}" ]; then missing="$${missing:+$$missing }$${pair%%:*}"; fi
+done
+if [ -z "$$missing" ]; then exit 0; fi
+$(call apt_install,$$missing,$(2))
 endef
 
 .PHONY: help
@@ -50,6 +62,10 @@ run: $(VENV)/.runtime  ## start the daemon in the foreground; RUN_ARGS="--port 4
 test: $(VENV)/.dev .system-packages  ## run all tests, with branch coverage; PYTEST_ARGS="-k backlog" selects
 	@$(BIN)/coverage run -m pytest $(PYTEST_ARGS)
 	$(BIN)/coverage report
+
+.PHONY: soak
+soak: $(VENV)/.dev .system-packages  ## ten minutes at the default limits: who is kept, who is ended, and when; SOAK_ARGS adds options
+	@$(BIN)/python -m tests.network.soak $(SOAK_ARGS)
 
 .PHONY: lint
 lint: $(VENV)/.dev  ## check style, format and types
@@ -113,19 +129,11 @@ clean:  ## remove everything that was made, .venv included
 
 .PHONY: .system-packages
 .system-packages:
-	@missing=
-	for name in $(SYSTEM_PACKAGES); do command -v "$$name" >/dev/null || missing="$${missing:+$$missing }$$name"; done
-	if [ -z "$$missing" ]; then exit 0; fi
-	$(call apt_install,$$missing,make test)
+	@$(call install_missing,$(SYSTEM_PACKAGES),make test)
 
 .PHONY: .peer-packages
 .peer-packages:
-	@missing=
-	for pair in $(PEER_PACKAGES); do
-		if ! command -v "$${pair#*:}" >/dev/null && ! [ -e "$${pair#*:}" ]; then missing="$${missing:+$$missing }$${pair%%:*}"; fi
-	done
-	if [ -z "$$missing" ]; then exit 0; fi
-	$(call apt_install,$$missing,make bench-peers)
+	@$(call install_missing,$(PEER_PACKAGES),make bench-peers)
 
 # Debian keeps what `venv` needs in a package of its own.
 $(VENV)/.created:
