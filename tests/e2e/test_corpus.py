@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.clients import NDJSON, Stream, dumps
+from tests.clients import NDJSON, Stream, dumps, until
 from tests.samples import RECORDING
 from tests.servers import Daemon
 
@@ -150,7 +150,7 @@ def test_everybody_gets_it_complete_in_order_and_byte_for_byte(daemon: Daemon, r
         frames = [frame for frame in stream.rest() if not frame.is_control]
         assert [without_cursor(frame.data, frame.id, form) for frame in frames] == recording.of_instance(directory)
         assert stream.ended == "clean"
-    assert {each["state"] for each in client.subscribers()} == {"live"}
+    until(lambda: {each["state"] for each in client.subscribers()} == {"live"})
 
 
 def quoted(text: str) -> str:
