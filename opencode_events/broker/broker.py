@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 
 import structlog
 
-from opencode_events.broker.budget import Budget
+from opencode_events.broker.budget import Budget, cost
 from opencode_events.broker.committer import Committer
 from opencode_events.broker.connection import Connection, Terms
 from opencode_events.broker.feeds import Feeds
@@ -170,7 +170,7 @@ class Broker:
         tell("subscriber.closed", **fields)
 
     def over_budget(self) -> None:
-        """Cut those who hold most, until what is held fits, with some room: it is not done for every byte.
+        """Cut those who cost most, until what is held fits, with some room: it is not done for every byte.
 
         Each gives its backlog back, and is told. What a transport holds, or a handle that is closing already, is had by
         a reset only.
@@ -178,12 +178,15 @@ class Broker:
         enough = self.budget.limit * (1 - BUDGET_ROOM)
         while self.budget.is_exceeded:
             before = self.budget.held
-            self._cut(sorted(self.subscribers.values(), key=lambda one: one.held_bytes, reverse=True), enough)
+            self._cut(sorted(self.subscribers.values(), key=self._cost, reverse=True), enough)
             if self.budget.held == before:  # nobody has anything
                 return
 
-    def _cut(self, largest_first: list[Subscriber], enough: float) -> None:
-        for most in largest_first:
+    def _cost(self, one: Subscriber) -> float:
+        return cost(one.held_bytes, self.clock() - one.parked_at)
+
+    def _cut(self, costliest_first: list[Subscriber], enough: float) -> None:
+        for most in costliest_first:
             held = most.held_bytes
             if self.budget.held <= enough or not held:
                 return

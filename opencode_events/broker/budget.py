@@ -2,6 +2,17 @@
 
 from opencode_events.broker.feed import Segment
 
+# Seconds that count even for who was parked just now, so that of those the largest costs most.
+INSTANT_S = 0.001
+
+
+def cost(held_bytes: int, parked_s: float) -> float:
+    """Return what a handle costs: the bytes that it holds, times the seconds since its connection last took some.
+
+    A reader may hold most of all for a moment, when a burst has just come; it is not who the budget is for.
+    """
+    return held_bytes * (parked_s + INSTANT_S)
+
 
 class Budget:
     """A count of bytes against `limit`. It refuses nothing; the broker asks `is_exceeded` and cuts who holds most."""

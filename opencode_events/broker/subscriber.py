@@ -25,8 +25,8 @@ class Subscriber:
     """
 
     __slots__ = (
-        "_awaits_page", "_deadline", "_is_finished", "_left", "_owner", "direct", "feed", "id", "opened_at", "outbox",
-        "position", "reason", "replayed", "sent_bytes", "sent_events", "state", "terms",
+        "_awaits_page", "_deadline", "_is_finished", "_left", "_owner", "direct", "feed", "id", "opened_at",
+        "outbox", "parked_at", "position", "reason", "replayed", "sent_bytes", "sent_events", "state", "terms",
     )  # fmt: skip
 
     def __init__(
@@ -39,7 +39,7 @@ class Subscriber:
         self.state = state
         self.reason: Reason | None = None
         self.direct: Callable[[bytes], None] | None = None
-        self.opened_at = owner.clock()
+        self.opened_at = self.parked_at = owner.clock()
         self.sent_events = 0
         self.sent_bytes = 0
         self.replayed = 0  # events from the log, since it was last behind
@@ -63,6 +63,7 @@ class Subscriber:
     def pause(self) -> None:
         """The connection takes no more for now: park."""
         self.direct = None
+        self.parked_at = self._owner.clock()
         self.outbox.pause()
         if self._owner.budget.is_exceeded:
             # Not now: the connection is in the middle of a write.

@@ -1,7 +1,7 @@
 """Bytes are counted once, however many hold them."""
 
 from opencode_events.broker.backlog import Backlog
-from opencode_events.broker.budget import Budget
+from opencode_events.broker.budget import Budget, cost
 from opencode_events.settings import BrokerSettings
 from tests.broker.fakes import segment
 
@@ -54,3 +54,9 @@ def test_a_segment_that_comes_back_counts_again() -> None:
         assert budget.held == 100
         backlog.popleft()
         assert budget.held == 0
+
+
+def test_who_takes_nothing_costs_more_than_who_holds_more_for_a_moment() -> None:
+    assert cost(800_000, 0.3) > cost(2_000_000, 0.005)
+    assert cost(2_000_000, 0.0) > cost(800_000, 0.0)
+    assert cost(0, 100.0) == 0
