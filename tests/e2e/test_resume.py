@@ -242,7 +242,7 @@ def test_a_stopped_reader_that_retention_overtakes_is_told_and_goes_on(start_dae
     at = frames.index(expired)
     before = names(frames[:at])
     assert before == published[: len(before)]
-    assert 200 < len(before) < FLOOD - 500
+    assert 20 < len(before) < FLOOD - 500
     assert seen[len(before) :] == [*published[-500:], "evt_live"]
     oldest, newest = expired.properties["oldest"], expired.properties["newest"]
     assert (position(oldest), position(newest)) == (FLOOD - 499, FLOOD)
