@@ -460,4 +460,4 @@ def test_many_that_come_and_go_leave_nothing_behind(server: Server) -> None:
     files_after, objects_after = cycle(500)
 
     assert files_after == files
-    assert objects_after - objects < 100
+    assert objects_after - objects < 250  # one for each that came would be 500
