@@ -78,8 +78,10 @@ async def _serve(settings: Settings, state: StateDir, ready: Callable[[str], Non
             await runner.setup()
             connections.server = runner.server
             assert runner.server is not None
-            # Not aiohttp's sites: before its handshake a connection is nobody's, so that must have its limit here.
+            # Not aiohttp's sites: a TLS connection is nobody's before its handshake, so that has its limit here, and
+            # its end a long one: the loop's own 30 s would cut who reads the last answer slowly.
             handshake_s = None if tls is None else max(settings.watchdog.head_timeout_s, 0.1)
+            goodbye_s = None if tls is None else float(settings.server.tcp_user_timeout_s)
             servers = []
             for listener in listeners:
                 server = await loop.create_server(
@@ -88,6 +90,7 @@ async def _serve(settings: Settings, state: StateDir, ready: Callable[[str], Non
                     backlog=sockets.ACCEPTS_A_TURN,
                     ssl=tls,
                     ssl_handshake_timeout=handshake_s,
+                    ssl_shutdown_timeout=goodbye_s,
                 )
                 servers.append(server)
                 listener.listen(settings.server.listen_backlog)  # the server has set the smaller number for both

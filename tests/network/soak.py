@@ -20,7 +20,7 @@ from tests.network.deaths import DEATHS
 from tests.network.hosts import peer_of
 from tests.network.stage import LIMITS, Stage, stage_of
 from tests.network.survivors import reads_its_receipt_after_its_goodbye, resumes_a_second_before_its_limit
-from tests.network.ways import LOST
+from tests.network.ways import BACKLOG, LOST
 
 KINDS = ("uvloop, taken over", "asyncio, plain", "uvloop, tls")
 FLOOD = "/flood"
@@ -46,7 +46,7 @@ def main() -> int:
 
 def soak(kind: str, folder: Path, for_s: float) -> Day:
     """Have a day of at least `for_s` seconds."""
-    with stage_of(kind, folder, ("near", *LOST), limits=LIMITS) as stage:
+    with stage_of(kind, folder, ("near", *LOST), limits=LIMITS, backlog_events=BACKLOG) as stage:
         flood = Flood(stage)
         stage.callback(flood.stop)
         lives: dict[str, Callable[[Stage, str], object]] = {
@@ -55,8 +55,8 @@ def soak(kind: str, folder: Path, for_s: float) -> Day:
             "reads 1 KB/s, small buffer": partial(read_slowly, for_s=for_s, receive_buffer=4096),
             "reads 1 KB/s, small buffer, too": partial(read_slowly, for_s=for_s, receive_buffer=4096),
             "reads all there is": partial(read_all, flood=flood, for_s=for_s),
-            "resumes a second before its limit": resumes_a_second_before_its_limit,
-            "reads its receipt after its goodbye": reads_its_receipt_after_its_goodbye,
+            resumes_a_second_before_its_limit.__name__: resumes_a_second_before_its_limit,
+            reads_its_receipt_after_its_goodbye.__name__: reads_its_receipt_after_its_goodbye,
         }
         return spend(stage, kind, lives)
 
@@ -83,6 +83,7 @@ class Flood:
 def read_slowly(stage: Stage, room: str, *, for_s: float, receive_buffer: int) -> str:
     """Read at 1 KB/s what comes two hundred times as fast."""
     stream = stage.client().subscribe(f"/event?directory={FLOOD}&on_overflow=catchup", receive_buffer=receive_buffer)
+    stage.look_again()
     began, frames, longest = time.monotonic(), [], 0.0
     while (passed := time.monotonic() - began) < for_s:
         frames += stream.poll(PACE)

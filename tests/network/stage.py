@@ -51,6 +51,11 @@ class Recent(Generic[T]):
         self._at = -FRESH_S
         self._answer: T
 
+    def forget(self) -> None:
+        """Have the next answer be one that is asked for after this."""
+        with self._lock:
+            self._at = -FRESH_S
+
     def __call__(self) -> T:
         with self._lock:
             if time.monotonic() - self._at > FRESH_S:
@@ -120,6 +125,11 @@ class Stage:
         names = [os.urandom(8).hex() for _ in range(count)]
         self.operator.publish(*(envelope(name, room, pad="x" * size) for name in names))
         return [f"evt_{name}" for name in names]
+
+    def look_again(self) -> None:
+        """Have nothing told from now on that was seen before."""
+        for each in (self.tables, self.subscribers, self.closed, self.lines):
+            each.forget()
 
     def status(self, part: str) -> dict[str, Any]:
         """Return the statistics of a part of the daemon."""
