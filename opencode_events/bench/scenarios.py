@@ -23,6 +23,11 @@ BATCH = 50
 IDLE_WARM_UP = 200
 STALLED = 20
 STALLED_BUFFER_BYTES = 4096
+# What a busy day looks like: of 400 subscribers every fourth is stuck, and events are larger than the flood's.
+BUSY_READING = 300
+BUSY_STALLED = 100
+BUSY_RATE = 50.0
+BUSY_SIZE = 2_048
 
 Make = Callable[[Lab, EventMaker], Publisher]
 Scenario = Callable[[Lab, str], list[Row]]
@@ -115,6 +120,43 @@ def stalled(lab: Lab, name: str) -> list[Row]:
     return [Row(scenario=name, values=values, faults=after.faults, reasons=after.findings.reasons)]
 
 
+def stalled_latency(lab: Lab, name: str) -> list[Row]:
+    """Measure how late events come to those who read: alone, beside some that never do, and alone again."""
+    count, stuck, options = lab.people(BUSY_READING), lab.people(BUSY_STALLED), lab.options
+    alone: list[int] = []
+    with lab.gathering() as (crowd, run_id):
+        crowd.open(STREAM, count, sampled=count)
+        with paced(lab, EventMaker(run_id, size=max(options.size, BUSY_SIZE)), BUSY_RATE) as publisher:
+
+            def listen(seconds: float) -> list[int]:
+                crowd.forget_latencies()
+                publisher.run(seconds)
+                crowd.wait_received(publisher.maker.made * count)
+                return list(crowd.findings().latencies)
+
+            listen(options.warm_up_s)
+            alone += listen(options.seconds / 2)
+            with Crowd(lab.target, new_run()) as mute:
+                mute.open(STREAM, stuck, reads=False, receive_buffer=STALLED_BUFFER_BYTES)
+                beside = listen(options.seconds)
+            lab.rest()
+            alone += listen(options.seconds / 2)
+        findings = crowd.findings()
+    alone.sort()
+    alone_p99, beside_p99 = percentile(alone, 99), percentile(beside, 99)
+    values: dict[str, Value] = {
+        "subscribers": count,
+        "stalled": stuck,
+        "alone_p50_ms": scaled(percentile(alone, 50), 1e-6),
+        "alone_p99_ms": scaled(alone_p99, 1e-6),
+        "beside_p50_ms": scaled(percentile(beside, 50), 1e-6),
+        "beside_p99_ms": scaled(beside_p99, 1e-6),
+        "p99_ratio": scaled(beside_p99, 1, alone_p99 or 0),
+    }
+    faults = judge(findings.positions, publisher.maker.made, findings.ended)
+    return [Row(scenario=name, values=values, faults=faults, reasons=findings.reasons)]
+
+
 def idle(lab: Lab, name: str) -> list[Row]:
     """Count the resident memory of subscribers to whom nothing happens, beyond that of some who stay connected."""
     count, warm_up = lab.people(2_000), lab.people(IDLE_WARM_UP)
@@ -143,6 +185,7 @@ SCENARIOS: dict[str, Scenario] = {
     "ndjson-100": fan_out(ndjson, 100),
     "latency-1000": fan_out(paced, 1_000, sampled=1_000),
     "stalled": stalled,
+    "stalled-latency": stalled_latency,
     "publish": publish,
     "replay": replay,
     "storm": storm,

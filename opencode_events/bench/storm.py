@@ -25,9 +25,9 @@ STILL_S = 10.0  # without a delivery; a reader that stands back counts what a th
 RATE = 20.0  # events per second of a quiet server
 
 
-def paced(lab: Lab, maker: EventMaker) -> Paced:
-    """Return the publisher of a quiet server's events."""
-    return Paced(lab.target, maker, rate=RATE * (5 if lab.options.quick else 1))
+def paced(lab: Lab, maker: EventMaker, rate: float = RATE) -> Paced:
+    """Return the publisher of a quiet server's events, `rate` of them a second."""
+    return Paced(lab.target, maker, rate=rate * (5 if lab.options.quick else 1))
 
 
 class Waves:

@@ -65,10 +65,11 @@ def bench(
 ) -> None:
     """Measure a running daemon from outside: throughput, latency, memory, and whether all events arrived in order.
 
-    SCENARIO is one or several of idle, fanout-1000, batch-1000, fanout-100, ndjson-100, latency-1000, stalled,
-    publish, replay, storm and scaling; without one it is all of them. Throughput is told per second of the daemon's
-    CPU time, read from /proc. For steady figures keep the daemon on a core of its own (taskset) and this tool off it
-    (--cpu).
+    SCENARIO is one or several of idle, fanout-1000, batch-1000, fanout-100,
+    ndjson-100, latency-1000, stalled, stalled-latency, publish, replay, storm and
+    scaling; without one it is all of them. Throughput is told per second of the
+    daemon's CPU time, read from /proc. For steady figures keep the daemon on a
+    core of its own (taskset) and this tool off it (--cpu).
 
     Fails if an event was lost, duplicated or disordered, if the daemon ended a stream, or if there was nothing to
     measure.

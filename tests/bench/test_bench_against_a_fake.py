@@ -22,8 +22,8 @@ def test_every_scenario_measures_a_daemon_that_is_right(start: Start) -> None:
     assert told["ok"] is True
     rows = {row["scenario"]: row for row in told["rows"]}
     assert list(rows) == [
-        *("idle", "fanout-1000", "batch-1000", "fanout-100", "ndjson-100", "latency-1000", "stalled"),
-        *("publish-1", "publish-64", "publish-ndjson-10", "publish-ndjson-100"),
+        *("idle", "fanout-1000", "batch-1000", "fanout-100", "ndjson-100", "latency-1000"),
+        *("stalled", "stalled-latency", "publish-1", "publish-64", "publish-ndjson-10", "publish-ndjson-100"),
         *("replay", "resume-200", "resume-10", "storm", "scaling"),
     ]
     for row in told["rows"][1:6]:
