@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from opencode_events.declared import ENV_PREFIX, Spec
 from opencode_events.errors import SettingError
-from opencode_events.settings import ENV_PREFIX, GROUPS, Settings, Spec, specs
+from opencode_events.settings import GROUPS, Settings, specs
 
 NOT_SETTINGS = frozenset({"config", "url"})
 """Names below the prefix that belong to the command line: where the file is, and which daemon to talk to."""

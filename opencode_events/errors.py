@@ -9,7 +9,10 @@
     │   ├── NoSuchSubscriber    the one to be ended is not there
     │   ├── TooLarge            over a limit in bytes
     │   ├── OutOfSequence       a sync event is not the next one of its aggregate
-    │   └── UnsupportedMedia    a content type or coding that is not taken
+    │   ├── UnsupportedMedia    a content type or coding that is not taken
+    │   ├── Forbidden           the Host, the Origin or the settings do not allow it
+    │   ├── UpstreamAway        the server behind the shield cannot be reached, or broke off
+    │   └── UpstreamSlow        ...or does not answer in time
     ├── Busy                nobody's: a limit on how much at once; try again later
     ├── LogUnavailable      the store's: nothing can be appended at the moment
     └── DaemonError         the process's: it cannot start, or is not there
@@ -123,6 +126,27 @@ class UnsupportedMedia(RequestError):
 
     status = 415
     title = "Unsupported media type"
+
+
+class Forbidden(RequestError):
+    """The request comes from where it may not come from, or asks for what is switched off."""
+
+    status = 403
+    title = "Forbidden"
+
+
+class UpstreamAway(RequestError):
+    """The server behind the shield did not answer: nobody listens there, or what came is no answer."""
+
+    status = 502
+    title = "Upstream is away"
+
+
+class UpstreamSlow(RequestError):
+    """The server behind the shield did not answer in time."""
+
+    status = 504
+    title = "Upstream is slow"
 
 
 class Busy(OpencodeEventsError):

@@ -10,38 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from opencode_events.errors import SettingError
-
-ENV_PREFIX = "OPENCODE_EVENTS_"
-
-
-def setting(
-    default: Any,
-    reason: str,
-    *,
-    choices: tuple[str, ...] = (),
-    at_least: float | None = None,
-    at_most: float | None = None,
-) -> Any:
-    """Declare one setting. `reason` says what it is, in which unit, and why the default is what it is."""
-    bounds = {"choices": choices, "at_least": at_least, "at_most": at_most}
-    return dataclasses.field(default=default, metadata={"reason": reason, **bounds})
-
-
-class Checked:
-    """What every group of settings does after it was made: refuse values outside the declared bounds."""
-
-    def __post_init__(self) -> None:
-        """Raise SettingError, naming the field and the value, for the first bad one."""
-        for spec in dataclasses.fields(self):  # type: ignore[arg-type]  # every subclass is a dataclass
-            value, choices = getattr(self, spec.name), spec.metadata["choices"]
-            least, most = spec.metadata["at_least"], spec.metadata["at_most"]
-            if choices and value not in choices:
-                raise SettingError(spec.name, f"must be one of {', '.join(choices)}, not {value!r}")
-            if least is not None and value < least:
-                raise SettingError(spec.name, f"must be at least {least:g}, not {value!r}")
-            if most is not None and value > most:
-                raise SettingError(spec.name, f"must be at most {most:g}, not {value!r}")
+from opencode_events.declared import Checked, Spec, setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,6 +42,11 @@ class ServerSettings(Checked):
     )
     cors_origins: str = setting(
         "", "Further origins (scheme://host[:port]) whose pages may subscribe, comma-separated; localhost always may."
+    )
+    allowed_hosts: str = setting(
+        "",
+        "Further names (without port) by which requests may call this host, comma-separated; addresses and localhost "
+        "always may. What another name brings may be a web page that had its name point here (DNS rebinding).",
     )
     takeover: bool = setting(
         True, "Take a stream's connection over from aiohttp: 3 KiB a subscriber instead of 13. False for debugging."
@@ -153,9 +127,10 @@ class BrokerSettings(Checked):
     )
     recent_bytes: int = setting(4 * 1024 * 1024, "Bytes of them at most, unless one event is larger.", at_least=1)
     on_overflow: str = setting(
-        "end",
-        "What happens at a cap to who did not ask: `end` the stream, or `catchup` from the log.",
-        choices=("end", "catchup"),
+        "auto",
+        "What happens at a cap to who did not ask: `end` the stream, or `catchup` from the log; `auto` is catchup with "
+        "an upstream, whose clients know no end, and end without.",
+        choices=("auto", "end", "catchup"),
     )
     heartbeat_s: float = setting(
         10.0, "Seconds between heartbeats. opencode's own; its clients give up at 45.", at_least=0.01
@@ -222,6 +197,49 @@ class WatchdogSettings(Checked):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class RelaySettings(Checked):
+    """The opencode server that this daemon stands in front of, if any: the shield."""
+
+    upstream: str = setting("", "URL of the opencode server to stand in front of; empty: there is none.")
+    upstream_username: str = setting("opencode", "User that the server behind asks for; opencode's own default.")
+    upstream_password_file: str = setting(
+        "", "File that holds its password, for nobody else to read; else OPENCODE_SERVER_PASSWORD is taken."
+    )
+    allow_publish: bool = setting(
+        False, "Take events from others too while there is an upstream, whose stream is then not only its own."
+    )
+    upstream_silence_s: float = setting(
+        30.0, "Seconds without a byte from upstream before it is taken for hung: three of its heartbeats.", at_least=0.1
+    )
+    upstream_retry_min_s: float = setting(
+        1.0, "Seconds before the second try to reach upstream, at least; then twice as long each time.", at_least=0.01
+    )
+    upstream_retry_max_s: float = setting(30.0, "Seconds between two tries, at most.", at_least=0.01)
+    held_memory_bytes: int = setting(
+        16 * 1024 * 1024,
+        "Bytes of events kept in memory while what was missed is fetched; the rest goes to a file.",
+        at_least=0,
+    )
+    held_disk_bytes: int = setting(
+        1024 * 1024 * 1024,
+        "Bytes of that file at most: beyond it upstream is let go, and what it says meanwhile is fetched afterwards.",
+        at_least=0,
+    )
+    upstream_connect_s: float = setting(10.0, "Seconds to connect to upstream: a busy one accepts late.", at_least=0.01)
+    upstream_answer_s: float = setting(
+        3600.0, "Seconds until an answer's head comes: a prompt is answered when its agent is done.", at_least=0.01
+    )
+    max_upstream_requests: int = setting(
+        1_000, "Requests that are passed through at a time; one more gets 503.", at_least=1
+    )
+    max_upstream_streams: int = setting(
+        100,
+        "Of them, streams without an end (`/api/event`, websockets) at a time: each costs upstream a listener.",
+        at_least=1,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class LoggingSettings(Checked):
     """What the daemon says of itself."""
 
@@ -245,32 +263,11 @@ class Settings:
     broker: BrokerSettings = dataclasses.field(default_factory=BrokerSettings)
     eventlog: EventLogSettings = dataclasses.field(default_factory=EventLogSettings)
     watchdog: WatchdogSettings = dataclasses.field(default_factory=WatchdogSettings)
+    relay: RelaySettings = dataclasses.field(default_factory=RelaySettings)
     logging: LoggingSettings = dataclasses.field(default_factory=LoggingSettings)
 
 
 GROUPS: Mapping[str, type[Any]] = get_type_hints(Settings)
-
-
-@dataclasses.dataclass(frozen=True)
-class Spec:
-    """What is known of one setting: for flags, the environment, the file and the docs."""
-
-    group: str
-    name: str
-    type: type
-    default: Any
-    reason: str
-    choices: tuple[str, ...]
-
-    @property
-    def env(self) -> str:
-        """The environment variable that sets it."""
-        return ENV_PREFIX + self.name.upper()
-
-    @property
-    def flag(self) -> str:
-        """The long option that sets it; a truth value also has its `--no-` form."""
-        return "--" + self.name.replace("_", "-")
 
 
 def specs() -> dict[str, Spec]:

@@ -32,8 +32,9 @@ from opencode_events.broker.connection import Terms
 from opencode_events.broker.lifecycle import Reason
 from opencode_events.broker.selection import Selection
 from opencode_events.daemon import look
+from opencode_events.declared import ENV_PREFIX
 from opencode_events.eventlog.sqlite import SqliteLog
-from opencode_events.settings import ENV_PREFIX, Settings
+from opencode_events.settings import Settings
 from opencode_events.watchdog.classify import Tcp
 from opencode_events.watchdog.patrol import Patrol
 from opencode_events.watchdog.probe import best_probe

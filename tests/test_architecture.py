@@ -24,8 +24,9 @@ PICTURE: dict[str, set[str]] = {
     "cursor": {"errors"},
     "twins": {"jsontext"},
     "events": {"errors", "jsontext", "twins"},
-    "settings": {"errors"},
-    "configuration": {"errors", "settings"},
+    "declared": {"errors"},
+    "settings": {"declared"},
+    "configuration": {"errors", "declared", "settings"},
     "statedir": {"errors"},
     "sockets": {"errors", "settings"},
     "systemd": {"errors"},
@@ -52,8 +53,8 @@ PICTURE: dict[str, set[str]] = {
     "bench": {"errors", "events", "settings", "wire"},
     # ...and look into the log's file where no daemon needs to run.
     "cli": {
-        "errors", "cursor", "events", "settings", "configuration", "statedir", "eventlog", "wire", "logs", "daemon",
-        "bench",
+        "errors", "declared", "cursor", "events", "settings", "configuration", "statedir", "eventlog", "wire", "logs",
+        "daemon", "bench",
     },
     "__main__": {"cli"},
 }  # fmt: skip

@@ -12,7 +12,8 @@ import click
 from click.shell_completion import CompletionItem
 
 from opencode_events import configuration, settings
-from opencode_events.settings import Settings, Spec
+from opencode_events.declared import Spec
+from opencode_events.settings import Settings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

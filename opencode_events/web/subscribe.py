@@ -74,7 +74,8 @@ class Subscribe:
     async def __call__(self, request: web.Request) -> web.StreamResponse:
         """Serve one subscriber. Returns when the connection is taken over, or over."""
         await self._turnstile.enter()
-        wish = read_wish(request, self._stream, self._broker.settings.on_overflow)
+        on_overflow = self._broker.settings.on_overflow
+        wish = read_wish(request, self._stream, "end" if on_overflow == "auto" else on_overflow)
         is_chunked = request.version >= (1, 1)
         terms = Terms(peer=peer(request.transport), on_overflow=wish.on_overflow, end=wish.end, is_chunked=is_chunked)
         start = self._find(wish.after)

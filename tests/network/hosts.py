@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from opencode_events.settings import ENV_PREFIX
+from opencode_events.declared import ENV_PREFIX
 from tests.clients import DEADLINE_S, Answer, Client, Head, Stream
 from tests.network.spaces import Space
 from tests.servers import Daemon

@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from opencode_events import statedir
-from opencode_events.settings import ENV_PREFIX
+from opencode_events.declared import ENV_PREFIX
 
 EVENT_BYTES = 200
 START_S = 20.0
