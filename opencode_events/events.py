@@ -1,14 +1,11 @@
 """What an event is: the text that was published, checked, and what subscribers can select it by.
 
 An `Event` keeps the envelope's bytes as they came (JSON white space aside) and where the payload stands in them.
-Checking is msgspec's; nothing is decoded that is not looked at. Pure: no loop, no socket, no clock but the one that
-`mint_id` is given. The shapes are opencode's: `GET /event` carries payloads, `GET /global/event` envelopes.
+Checking is msgspec's; nothing is decoded that is not looked at. Pure. The shapes are opencode's: `GET /event` carries
+payloads, `GET /global/event` envelopes.
 """
 
-import random
 import re
-import string
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -16,6 +13,7 @@ import msgspec
 
 from opencode_events import jsontext, twins
 from opencode_events.errors import InvalidEvent, TooLarge
+from opencode_events.mint import mint_id
 from opencode_events.twins import SyncEvent
 
 DISPOSED = "server.instance.disposed"
@@ -103,23 +101,22 @@ _Decode = Callable[[bytes], Any]
 # What `bytes()` makes text of: a slice of a larger text, not yet copied, or text.
 Buffer = msgspec.Raw | bytes
 
-_DIGITS = string.ascii_letters + string.digits
-_MINT = [first + second for first in _DIGITS for second in _DIGITS]  # two digits at a time
 _AT = re.compile(r" - at `\$\.?(.*)`\Z")
 _ITEM = re.compile(r"\[(\d+)\]\.?(.*)\Z")
 _MISSING = re.compile(r"missing required field `(.*?)`")
 _UNPAIRED = "\N{REPLACEMENT CHARACTER}"
 
 
-def mint_id(now_s: float | None = None) -> str:
-    """Return a new event id of opencode's form: `evt_`, 12 hex digits that grow with time, 14 random characters."""
-    stamp = int((time.time() if now_s is None else now_s) * 0x1000 * 1000) & 0xFFFF_FFFF_FFFF
-    noise = random.getrandbits(84)  # must not repeat; may be guessed
-    tail = []
-    for _ in range(7):
-        noise, digits = divmod(noise, 62 * 62)
-        tail.append(_MINT[digits])
-    return f"evt_{stamp:012x}{''.join(tail)}"
+def gap(from_ms: int | None, to_ms: int, refilled: int) -> Event:
+    """Return the event that tells every stream of a time, in Unix milliseconds, in which upstream was not heard.
+
+    `refilled` durable events of that time stand before it; others are lost. `from_ms` is None if it is not known.
+    """
+    identity = mint_id(to_ms / 1000)
+    properties = {"from": from_ms, "to": to_ms, "refilled": refilled}
+    head = b'{"payload":'
+    envelope = head + msgspec.json.encode({"id": identity, "type": GAP, "properties": properties}) + b"}"
+    return Event(envelope, len(head), len(envelope) - 1, identity, GAP, False, None, None, None)
 
 
 def parse_global(text: bytes, limit: int) -> Event | Skipped:

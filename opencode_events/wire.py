@@ -9,7 +9,8 @@ from typing import Literal
 
 import msgspec
 
-from opencode_events.events import Event, Stream, mint_id
+from opencode_events.events import Event, Stream
+from opencode_events.mint import mint_id
 
 Format = Literal["sse", "ndjson"]
 
@@ -50,13 +51,17 @@ def control(
     *,
     cursor: str | None = None,
     retry_ms: int | None = None,
+    directory: str | None = None,
 ) -> bytes:
     """Return one control frame: a data frame of the stream's shape, with an id only where `cursor` is given.
 
-    `retry_ms` sets the client's reconnection time, in the same block; NDJSON has no place for it.
+    `retry_ms` sets the client's reconnection time, in the same block; NDJSON has no place for it. `directory` stands in
+    the envelope, which an instance's stream has not.
     """
-    payload = {"id": mint_id(), "type": kind, "properties": properties or {}}
-    data = msgspec.json.encode(payload if stream == "instance" else {"payload": payload})
+    frame: dict[str, object] = {"id": mint_id(), "type": kind, "properties": properties or {}}
+    if stream == "global":
+        frame = {"payload": frame} if directory is None else {"directory": directory, "payload": frame}
+    data = msgspec.json.encode(frame)
     if form == "ndjson":
         return data + b"\n" if cursor is None else _ndjson(cursor.encode(), data)
     retry = b"" if retry_ms is None else b"retry: %d\n" % retry_ms

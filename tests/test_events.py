@@ -256,16 +256,3 @@ def test_a_missing_id_is_minted_and_appended_last(payload: bytes) -> None:
     assert one.payload == b'%b,"id":"%b"}' % (body, one.id.encode())
     assert one.envelope == b'{"payload":%b,"x":1}' % one.payload
     assert other.payload == b'%b,"id":"%b"}' % (body, other.id.encode())
-
-
-# --- ids
-
-
-def test_minted_ids_grow_with_time_as_opencode_s_do() -> None:
-    """At 1 795 445 389 923 ms opencode gave out evt_208e27a63002...: the last digits count within a millisecond."""
-    assert events.mint_id(1_795_445_389.923).startswith("evt_208e27a63000")
-    assert events.mint_id(1_795_445_389.924) > events.mint_id(1_795_445_389.923)
-
-
-def test_minted_ids_differ_within_one_moment() -> None:
-    assert len({events.mint_id(1.0) for _ in range(10_000)}) == 10_000

@@ -124,6 +124,17 @@ def test_a_control_frame_of_ndjson_is_one_line_without_a_retry(cursor: str | Non
     assert frame.count(b"\n") == 1
 
 
+@pytest.mark.parametrize("form", ["sse", "ndjson"])
+def test_a_control_frame_about_an_instance_has_its_directory_in_the_envelope(form: Format) -> None:
+    frame = wire.control("global", form, "server.x", {"a": 1}, directory="/srv/\xe4")
+    found = json.loads(frame.removeprefix(b"data: "))
+
+    assert list(found) == ["directory", "payload"]
+    assert found["directory"] == "/srv/\xe4"
+    assert (found["payload"]["type"], found["payload"]["properties"]) == ("server.x", {"a": 1})
+    assert frame.endswith(b"}\n\n" if form == "sse" else b"}\n")
+
+
 def test_a_control_frame_without_properties_has_an_empty_object() -> None:
     frame = wire.control("instance", "sse", wire.HEARTBEAT)
 

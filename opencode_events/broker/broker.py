@@ -7,45 +7,43 @@ the subscriber's feed. One that resumes joins when its replay has come to the he
 """
 
 import asyncio
-import contextlib
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 
 import structlog
 
-from opencode_events.broker.budget import Budget, cost
+from opencode_events.broker.announcement import Announcement
+from opencode_events.broker.budget import Budget, cut_costliest
 from opencode_events.broker.committer import Committer
 from opencode_events.broker.connection import Connection, Terms
+from opencode_events.broker.drain import drain
 from opencode_events.broker.feeds import Feeds
 from opencode_events.broker.flusher import Flusher
-from opencode_events.broker.lifecycle import FORCED, Reason, State
+from opencode_events.broker.lifecycle import State
 from opencode_events.broker.recent import Recent
 from opencode_events.broker.replay import Replayer, shielded
-from opencode_events.broker.report import farewell
-from opencode_events.broker.selection import Selection
+from opencode_events.broker.report import Closed
+from opencode_events.broker.selection import Selection, is_gap
 from opencode_events.broker.subscriber import Subscriber
 from opencode_events.cursor import Cursor
 from opencode_events.errors import Busy
-from opencode_events.eventlog.base import Appended, EventLog, Stored, SyncRow
-from opencode_events.events import Event
+from opencode_events.eventlog.base import Aggregate, Appended, EventLog, Stored, SyncRow
+from opencode_events.events import GAP, Event
 from opencode_events.settings import BrokerSettings
 
 log = structlog.get_logger()
 
-# Seconds that a connection may take to report its own reset: the loop tells it in the next turn.
-RESET_S = 1.0
 # Seconds between two times that the log looks after itself.
 UPKEEP_S = 1.0
 # Handles that are remembered when they are over.
 CLOSED_KEPT = 1_000
-# The share of the budget that is made free when it is exceeded: looking for the largest costs a look at everybody.
-BUDGET_ROOM = 1 / 16
 
 
 class Broker:
-    """Fans events out. Everything but `publish`, `run` and `drain` returns at once; all of it belongs to one loop."""
+    """Fans events out. What is not a coroutine returns at once; all of it belongs to one loop.
+
+    `resync` returns what has clients fetch everything again: what is announced behind each gap.
+    """
 
     def __init__(self, settings: BrokerSettings, eventlog: EventLog, loop: asyncio.AbstractEventLoop) -> None:
         self.settings = settings
@@ -61,7 +59,10 @@ class Broker:
         self._feeds = Feeds(settings, self._flusher)
         self._committer = Committer(eventlog, loop, self._fan_out, self._flusher.caught_up)
         self._recent = Recent(settings, eventlog.head)
-        self._replayer = Replayer(settings, eventlog, loop, self._recent, lambda: self._looked_at, self._rejoin)
+        self.resync: Callable[[], Sequence[Announcement]] = tuple
+        self._replayer = Replayer(
+            settings, eventlog, loop, self._recent, lambda: self._looked_at, self._rejoin, lambda: self.resync()
+        )
         self.wants_page = self._replayer.want
         self._emptied = asyncio.Event()
         self._numbers = 0
@@ -69,8 +70,7 @@ class Broker:
         self._duplicates = 0
         self._fell_behind = 0
         self._caught_up = 0
-        self._closings: dict[str, int] = {}
-        self._closed: deque[dict[str, object]] = deque(maxlen=CLOSED_KEPT)
+        self._closed = Closed(CLOSED_KEPT)
 
     # --- publish
 
@@ -106,6 +106,43 @@ class Broker:
             self._looked_at = position
             self._recent.append(Stored(position, cursor, event))
             self._feeds.gather(event, position, cursor)
+            if event.type == GAP and is_gap(event):
+                self.announce_resync()
+
+    # --- sequences
+
+    @property
+    def newest_ms(self) -> int | None:
+        """When the newest event was stored that the log held as it was opened: see `EventLog`."""
+        return self._log.newest_ms
+
+    async def aggregates(self) -> dict[str, Aggregate] | None:
+        """Return where each sequence stands; None if the log never learned. Raises LogUnavailable."""
+        return await self._log.aggregates()
+
+    async def learn(self, places: Mapping[str, Aggregate]) -> None:
+        """Set where sequences stand, between two commits: see `EventLog.learn`. Raises LogUnavailable."""
+        await self._committer.learn(places)
+
+    # --- announce
+
+    def announce(self, kind: str, properties: Mapping[str, object] | None = None, directory: str | None = None) -> None:
+        """Send a control frame, which is in no log, to all live subscribers of the global stream, past their filters.
+
+        It ends no stream. Those who are behind do not get it.
+        """
+        self._feeds.announce([Announcement(kind, properties, directory)])
+
+    def announce_resync(self) -> None:
+        """Announce what `resync` returns now.
+
+        Behind a gap that is done here, in one piece with it, live or from the log: who gets the one gets the other.
+        """
+        self._feeds.announce(self.resync())
+
+    def directories(self) -> set[str]:
+        """Return the directories of the instances that have subscribers."""
+        return self._feeds.directories
 
     # --- subscribe
 
@@ -161,13 +198,7 @@ class Broker:
         self.subscribers.pop(subscriber.id, None)
         if not self.subscribers:
             self._emptied.set()
-        assert subscriber.reason is not None
-        reason = subscriber.reason.value
-        self._closings[reason] = self._closings.get(reason, 0) + 1
-        tell = log.warning if subscriber.reason in FORCED else log.info
-        fields = farewell(subscriber, self.clock())
-        self._closed.append({"at": datetime.now(UTC).isoformat(timespec="milliseconds"), **fields})
-        tell("subscriber.closed", **fields)
+        self._closed.note(subscriber, self.clock())
 
     def over_budget(self) -> None:
         """Cut those who cost most, until what is held fits, with some room: it is not done for every byte.
@@ -175,24 +206,7 @@ class Broker:
         Each gives its backlog back, and is told. What a transport holds, or a handle that is closing already, is had by
         a reset only.
         """
-        enough = self.budget.limit * (1 - BUDGET_ROOM)
-        while self.budget.is_exceeded:
-            before = self.budget.held
-            self._cut(sorted(self.subscribers.values(), key=self._cost, reverse=True), enough)
-            if self.budget.held == before:  # nobody has anything
-                return
-
-    def _cost(self, one: Subscriber) -> float:
-        return cost(one.held_bytes, self.clock() - one.parked_at)
-
-    def _cut(self, costliest_first: list[Subscriber], enough: float) -> None:
-        for most in costliest_first:
-            held = most.held_bytes
-            if self.budget.held <= enough or not held:
-                return
-            most.give_up(Reason.OVERFLOW_MEMORY)
-            if self.budget.held > enough and 2 * most.held_bytes > held:
-                most.reset(Reason.OVERFLOW_MEMORY)
+        cut_costliest(self.budget, self.subscribers.values(), self.clock)
 
     # --- time
 
@@ -216,21 +230,7 @@ class Broker:
         """
         self.is_draining = True
         await self._flusher.flushed()
-        for number, subscriber in enumerate(list(self.subscribers.values())):
-            subscriber.close(Reason.SHUTDOWN)
-            if number % self.settings.flush_slice == 0:
-                await asyncio.sleep(0)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._wait_empty(), wait_s)
-        for subscriber in list(self.subscribers.values()):
-            subscriber.reset()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._wait_empty(), RESET_S)
-
-    async def _wait_empty(self) -> None:
-        while self.subscribers:
-            self._emptied.clear()
-            await self._emptied.wait()
+        await drain(self.subscribers, self._emptied, wait_s=wait_s, slice_=self.settings.flush_slice)
 
     # --- what can be asked
 
@@ -274,7 +274,7 @@ class Broker:
 
     def closed_reports(self) -> list[dict[str, object]]:
         """Return what is remembered of the last handles that are over, the newest first."""
-        return list(reversed(self._closed))
+        return self._closed.newest_first()
 
     def statistics(self) -> dict[str, object]:
         """Return counts since the start, and what is held now."""
@@ -286,7 +286,7 @@ class Broker:
             "subscribers": len(states),
             "subscribers_by_state": {state.value: states.count(state) for state in State if state in states},
             "subscribers_opened": self._numbers,
-            "subscribers_closed": dict(self._closings),
+            "subscribers_closed": dict(self._closed.reasons),
             "fell_behind": self._fell_behind,
             "caught_up": self._caught_up,
             "replay_pages": self._replayer.pages,

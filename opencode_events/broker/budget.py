@@ -1,6 +1,16 @@
 """What all subscribers together may hold: distinct segments, each counted once, and what transports buffer. Pure."""
 
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
 from opencode_events.broker.feed import Segment
+from opencode_events.broker.lifecycle import Reason
+
+if TYPE_CHECKING:
+    from opencode_events.broker.subscriber import Subscriber
+
+# The share of the budget that is made free when it is exceeded: looking for the largest costs a look at everybody.
+ROOM = 1 / 16
 
 # Seconds that count even for who was parked just now, so that of those the largest costs most.
 INSTANT_S = 0.001
@@ -52,3 +62,27 @@ class Budget:
         """Count what a paused transport holds (positive), and give it back when it goes on (negative)."""
         self.transports += change
         self.peak = max(self.peak, self.held)
+
+
+def cut_costliest(budget: Budget, subscribers: Iterable["Subscriber"], clock: Callable[[], float]) -> None:
+    """Cut those who cost most, until what is held fits, with some room: it is not done for every byte.
+
+    Each gives its backlog back, and is told. What a transport holds, or a handle that is closing already, is had by a
+    reset only.
+    """
+    enough = budget.limit * (1 - ROOM)
+
+    def price(one: "Subscriber") -> float:
+        return cost(one.held_bytes, clock() - one.parked_at)
+
+    while budget.is_exceeded:
+        before = budget.held
+        for most in sorted(subscribers, key=price, reverse=True):
+            held = most.held_bytes
+            if budget.held <= enough or not held:
+                break
+            most.give_up(Reason.OVERFLOW_MEMORY)
+            if budget.held > enough and 2 * most.held_bytes > held:
+                most.reset(Reason.OVERFLOW_MEMORY)
+        if budget.held == before:  # nobody has anything
+            return

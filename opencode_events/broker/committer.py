@@ -7,12 +7,12 @@ handed on in log order, before its publisher is answered.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import structlog
 
 from opencode_events.errors import LogUnavailable, OutOfSequence
-from opencode_events.eventlog.base import Appended, EventLog, Outcome
+from opencode_events.eventlog.base import Aggregate, Appended, EventLog, Outcome
 from opencode_events.events import Event
 
 # Events of a large batch that are handed on between two turns of the loop: about 1 ms for each feed.
@@ -27,6 +27,7 @@ GROUP_BYTES = 512 * 1024
 log = structlog.get_logger()
 
 _Waiting = tuple[Sequence[Event], "asyncio.Future[Appended]"]
+_Lesson = tuple[Mapping[str, Aggregate], "asyncio.Future[None]"]
 
 
 class Committer:
@@ -48,6 +49,7 @@ class Committer:
         self._keep_pace = keep_pace
         self._is_busy = False  # a commit is under way, or was made in this turn of the loop
         self._waiting: list[_Waiting] = []
+        self._lessons: list[_Lesson] = []  # what the log shall learn
         self._handed_over = asyncio.Event()
         self._has_upkeep = False  # the log has work of its own to do, now
         self._has_more_upkeep = False  # or in a moment
@@ -78,6 +80,18 @@ class Committer:
         self._stored(appended[0])
         return appended[0]
 
+    async def learn(self, places: Mapping[str, Aggregate]) -> None:
+        """Have the log learn where sequences stand, between two commits. Raises LogUnavailable, with nothing changed.
+
+        If the caller is cancelled, the log may learn it all the same.
+        """
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._lessons.append((places, future))
+        if not self._is_busy:
+            self._is_busy = True
+            self._handed_over.set()
+        await future
+
     @property
     def trouble(self) -> str | None:
         """What is wrong with the log; None when all is well."""
@@ -97,6 +111,8 @@ class Committer:
             self._handed_over.clear()
             if self._has_upkeep:
                 await self._keep_up()
+            while self._lessons:
+                await self._teach(*self._lessons.pop(0))
             waiting = self._take_waiting()
             if not waiting:
                 self._commit_waiting()
@@ -130,6 +146,19 @@ class Committer:
         if self._has_more_upkeep:
             self._loop.call_later(UPKEEP_PAUSE * (self._loop.time() - began), self.look_after_log)
 
+    async def _teach(self, places: Mapping[str, Aggregate], future: "asyncio.Future[None]") -> None:
+        """Have the log learn, and tell whoever waits for it."""
+        try:
+            await self._log.learn(places)
+        except LogUnavailable as error:
+            self._note_failure(error)
+            if not future.done():
+                future.set_exception(error)
+        else:
+            self._note_success()
+            if not future.done():
+                future.set_result(None)
+
     def _count(self, appended: Appended) -> None:
         """Note that events came: the log's own work may not wait for ever."""
         self._since_upkeep += len(appended.events)
@@ -138,7 +167,7 @@ class Committer:
 
     def _commit_waiting(self) -> None:
         """Commit what waits, on the loop if that is quick; called while busy, which it ends if nobody waits."""
-        if self._has_upkeep:
+        if self._has_upkeep or self._lessons:
             self._handed_over.set()
             return
         if not self._waiting:

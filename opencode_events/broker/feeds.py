@@ -1,11 +1,13 @@
 """All feeds: how an event finds those that want it, and how a selection finds its feed. Knows no subscriber's state."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from opencode_events import wire
+from opencode_events.broker import announcement
+from opencode_events.broker.announcement import Announcement
 from opencode_events.broker.feed import Feed
 from opencode_events.broker.flusher import Flusher
-from opencode_events.broker.selection import Selection
+from opencode_events.broker.selection import Selection, is_gap
 from opencode_events.broker.subscriber import Subscriber
 from opencode_events.errors import Busy
 from opencode_events.events import DISPOSED, NO_INSTANCE, Event
@@ -32,6 +34,11 @@ class Feeds:
 
     def __iter__(self) -> Iterator[Feed]:
         return iter(self._by_selection.values())
+
+    @property
+    def directories(self) -> set[str]:
+        """Those that somebody has subscribed to the instance of."""
+        return {one.directory for one in self._by_selection if one.directory is not None} - {NO_INSTANCE}
 
     def find(self, selection: Selection) -> Feed:
         """Return the feed of `selection`, a new one if there is none. Raises Busy when there are too many."""
@@ -96,12 +103,31 @@ class Feeds:
         for form, feeds in self._global.items():
             self._append(feeds, wire.ENCODERS["global", form], cursor, event, position)
         directory = event.directory
-        if directory is None or directory == NO_INSTANCE or directory not in self._instances or event.is_sync:
+        if directory is None:
+            if is_gap(event):
+                self._gather_gap(event, position, cursor)
+            return
+        if directory == NO_INSTANCE or directory not in self._instances or event.is_sync:
             return
         for form, feeds in self._instances[directory].items():
             self._append(feeds, wire.ENCODERS["instance", form], cursor, event, position)
         if event.type == DISPOSED:
             self._end(directory, position)
+
+    def _gather_gap(self, event: Event, position: int, cursor: bytes) -> None:
+        """Append a gap to the feeds of all instances, encoded once for all of them."""
+        for form in self._global:
+            feeds = [feed for siblings in self._instances.values() for feed in siblings[form]]
+            self._append(feeds, wire.ENCODERS["instance", form], cursor, event, position)
+
+    def announce(self, announcements: Sequence[Announcement]) -> None:
+        """Append control frames to every global feed, in its order and past its filters; they end nothing."""
+        for form, feeds in self._global.items():
+            frames = announcement.frames(announcements, form) if feeds else ()
+            for feed in feeds:
+                for frame in frames:
+                    feed.append(frame, is_event=False)
+                    self._flusher.want(feed)
 
     def heartbeat(self, cursor: str) -> None:
         """Append a heartbeat to every feed, in its order."""

@@ -7,6 +7,7 @@ loop, that nothing lies between it and what comes live. Pure.
 from collections import deque
 from itertools import islice
 
+from opencode_events.broker.selection import is_gap
 from opencode_events.eventlog.base import Page, Query, Stored
 from opencode_events.events import Event
 from opencode_events.settings import BrokerSettings
@@ -51,6 +52,6 @@ class Recent:
 
 def is_wanted(event: Event, query: Query) -> bool:
     """Tell whether a page shall have an event."""
-    if query.directory is not None and (event.is_sync or event.directory != query.directory):
+    if query.directory is not None and (event.is_sync or event.directory != query.directory) and not is_gap(event):
         return False
     return query.matches is None or query.matches(event)

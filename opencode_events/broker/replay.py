@@ -9,14 +9,17 @@ can be fanned out in between, and from then on the feed gathers what it has not 
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import structlog
 
 from opencode_events import wire
+from opencode_events.broker import announcement
+from opencode_events.broker.announcement import Announcement
 from opencode_events.broker.feed import Feed, Segment
 from opencode_events.broker.flusher import COPIED_BYTES
 from opencode_events.broker.recent import Recent
+from opencode_events.broker.selection import is_gap
 from opencode_events.broker.subscriber import Subscriber
 from opencode_events.errors import LogUnavailable
 from opencode_events.eventlog.base import EventLog, Page, Query
@@ -36,7 +39,10 @@ _Group = tuple[Feed, int]
 
 
 class Replayer:
-    """Serves handles that are behind: `head` returns the last position that was fanned out, `rejoin` makes one live."""
+    """Serves handles that are behind: `head` returns the last position that was fanned out, `rejoin` makes one live.
+
+    `resync` returns what a global stream is told behind a gap.
+    """
 
     def __init__(
         self,
@@ -46,6 +52,7 @@ class Replayer:
         recent: Recent,
         head: Callable[[], int],
         rejoin: Callable[[Subscriber], None],
+        resync: Callable[[], Sequence[Announcement]],
     ) -> None:
         self._settings = settings
         self._log = eventlog
@@ -53,6 +60,7 @@ class Replayer:
         self._recent = recent
         self._head = head
         self._rejoin = rejoin
+        self._resync = resync
         self._waiting: dict[_Group, list[Subscriber]] = {}
         self._wanted = asyncio.Event()
         self._unreadable: dict[int, str] = {}  # why, for each position that somebody cannot get beyond
@@ -136,9 +144,12 @@ class Replayer:
             if event.type == DISPOSED and feed.selection.directory is not None:
                 last, ends = position, True  # as a live stream does: it is the last one
                 break
-        segment = Segment(frames, len(frames), last) if frames else None
+        count = len(frames)
+        if feed.selection.stream == "global" and any(is_gap(stored.event) for stored in page.events):
+            frames += announcement.frames(self._resync(), feed.selection.form)  # in one piece with the gap, as if live
+        segment = Segment(frames, count, last) if frames else None
         self.pages += 1
-        self.events += len(frames) * len(members)
+        self.events += count * len(members)
         cost = 1 + (segment.size // COPIED_BYTES if segment is not None else 0)
         size = max(int(self._settings.flush_slice * SHARE) // cost, 1)
         for start in range(0, len(members), size):

@@ -1,9 +1,41 @@
-"""What is known of a handle, for people: the object that `/-/subscribers` has for it, and the line at its end."""
+"""What is known of a handle, for people: the object that `/-/subscribers` has for it, and the line at its end.
 
+And of those that are over, the last thousand.
+"""
+
+from collections import deque
+from datetime import UTC, datetime
 from typing import Any
 
+import structlog
+
+from opencode_events.broker.lifecycle import FORCED
 from opencode_events.broker.owner import Owner
 from opencode_events.broker.subscriber import Subscriber
+
+log = structlog.get_logger()
+
+
+class Closed:
+    """The last handles that are over, `kept` at most, and, in `reasons`, how many there ever were for each reason."""
+
+    def __init__(self, kept: int) -> None:
+        self.reasons: dict[str, int] = {}
+        self._newest: deque[dict[str, Any]] = deque(maxlen=kept)
+
+    def note(self, subscriber: Subscriber, now_s: float) -> None:
+        """Log and remember one that is over."""
+        assert subscriber.reason is not None
+        reason = subscriber.reason.value
+        self.reasons[reason] = self.reasons.get(reason, 0) + 1
+        fields = farewell(subscriber, now_s)
+        self._newest.append({"at": datetime.now(UTC).isoformat(timespec="milliseconds"), **fields})
+        tell = log.warning if subscriber.reason in FORCED else log.info
+        tell("subscriber.closed", **fields)
+
+    def newest_first(self) -> list[dict[str, Any]]:
+        """Return what is remembered."""
+        return list(reversed(self._newest))
 
 
 def report(subscriber: Subscriber, owner: Owner) -> dict[str, Any]:

@@ -63,6 +63,11 @@ class Selection:
         return matches
 
 
+def is_gap(event: Event) -> bool:
+    """Tell whether an event says that others are missing: it belongs to no directory, so every stream gets it."""
+    return event.type == GAP and not event.is_sync and event.directory is None
+
+
 def _type_test(globs: frozenset[str]) -> Callable[[str], bool] | None:
     """Return a test of a type against globs, which remembers what it has seen."""
     if not globs:

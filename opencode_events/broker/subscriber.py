@@ -146,13 +146,15 @@ class Subscriber:
             self._owner.over_budget()
 
     def expire(self, oldest: int) -> None:
-        """Retention has overtaken its place: tell the client, and go on with the oldest event there is."""
+        """Retention has overtaken its place: tell the client, and go on with the oldest event, or at the head."""
         if self.state not in BEHIND:
             return
         self._awaits_page = False
         requested, self.position = self.position, oldest - 1
         cursor = self._owner.cursor
         newest = self._owner.head_position
+        if self._owner.settings.on_expired == "head":
+            self.position = newest
         self._append_control(
             wire.EXPIRED,
             requested=cursor(requested),

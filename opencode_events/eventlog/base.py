@@ -15,12 +15,16 @@ class EventLog(Protocol):
     (id, is_sync) the log holds already is a duplicate and gets no second place. A sync event must be the next of its
     aggregate; the first one seen of an aggregate is its baseline.
 
-    There is one writer: a call of `append_nowait`, `append` or `maintain` may start only when the one before it is
-    over. The broker sees to that. Everything else may be called at any time, beside them.
+    There is one writer: a call of `append_nowait`, `append`, `learn` or `maintain` may start only when the one before
+    it is over. The broker sees to that. Everything else may be called at any time, beside them.
+
+    `newest_ms` is when the newest event that it held was stored, in milliseconds of Unix time, as it was when the log
+    was opened; None if it held none.
     """
 
     epoch: str
     head: int
+    newest_ms: int | None
 
     def append_nowait(self, batches: Sequence[Sequence[Event]]) -> list["Outcome"] | None:
         """Append at once, or return None when that could hold the loop for more than a moment; then use `append`.
@@ -32,6 +36,15 @@ class EventLog(Protocol):
         """Append all batches in one transaction and tell of each. Raises LogUnavailable, with nothing stored.
 
         Must not be cancelled: the events may be in the log although nobody was told.
+        """
+
+    async def learn(self, places: Mapping[str, "Aggregate"]) -> None:
+        """Set where sequences stand, whatever was counted before; from now on the log is one that has learned.
+
+        Aggregates that are not in `places` stay. The next event of one at `last` has the number behind that; an event
+        at or before it is a duplicate, unless that number is held under another id, or is before the first one seen. Of
+        an aggregate that was not seen yet all of them count as seen; `last` is -1 where there is none. What is None in
+        a place does not erase what is known. Must not be cancelled. Raises LogUnavailable, with nothing changed.
         """
 
     async def maintain(self) -> bool:
@@ -56,6 +69,12 @@ class EventLog(Protocol):
 
         All of those aggregates that are not in `known`. Aggregates come in the order in which they were first seen, the
         events of each by their sequence. Raises LogUnavailable.
+        """
+
+    async def aggregates(self) -> dict[str, "Aggregate"] | None:
+        """Return where each aggregate stands, trimmed or not; None if `learn` was never called on this log.
+
+        Raises LogUnavailable.
         """
 
     def cursor(self, position: int) -> Cursor:
@@ -87,11 +106,23 @@ class Appended(NamedTuple):
 Outcome = Appended | OutOfSequence
 
 
+class Aggregate(NamedTuple):
+    """Where one sequence stands: the number that came `last`, and under which envelope its events come.
+
+    An event tells that at its aggregate's first sight, and whenever its directory is another one.
+    """
+
+    last: int
+    directory: str | None = None
+    project: str | None = None
+    workspace: str | None = None
+
+
 class Query(NamedTuple):
     """What a page shall hold. `max_events` and `max_bytes` (of envelopes) end it; one event may be larger than that.
 
-    `directory` asks for the plain events of one instance; None for everything. `matches` looks at an event's fields,
-    not at its text, which may be missing.
+    `directory` asks for the plain events of one instance, and for the gaps, which concern them all; None for
+    everything. `matches` looks at an event's fields, not at its text, which may be missing.
     """
 
     directory: str | None

@@ -68,8 +68,9 @@ class Database:
                 schema.check(self._reader, path)  # SQLite opens its other files only now; later they may be others
             undo.pop_all()
         # Where the path is a link, SQLite has its other files beside what that leads to.
-        self._files = () if path is None else (str(path), *(f"{path.resolve()}-{suffix}" for suffix in ("wal", "shm")))
-        self._known = [identity(file) for file in self._files]
+        files = () if path is None else (str(path), *(f"{path.resolve()}-{suffix}" for suffix in ("wal", "shm")))
+        # As bytes, which are asked for in three quarters of the time.
+        self._own = [(os.fsencode(file), identity(file)) for file in files]
         self._least_size = self._size()
 
     # --- reading and writing
@@ -106,13 +107,17 @@ class Database:
         SQLite itself does not look: it commits into a file that was removed or replaced as if nothing had happened.
         Without the -shm beside it, another process that writes does not know of this one, and each spoils the other's.
         """
-        try:  # before each commit: a Path would take twice as long
-            found = [os.stat(file) for file in self._files]  # noqa: PTH116
+        size = None
+        try:
+            for file, known in self._own:
+                found = os.stat(file)  # noqa: PTH116  # before each commit: a Path would take twice as long
+                if (found.st_dev, found.st_ino) != known:
+                    return True
+                if size is None:
+                    size = found.st_size
         except OSError:
             return True
-        if self.is_closed or [(one.st_dev, one.st_ino) for one in found] != self._known:
-            return True
-        return bool(found) and found[0].st_size < self._least_size and self._lacks_pages()
+        return self.is_closed or (size is not None and size < self._least_size and self._lacks_pages())
 
     @property
     def is_truncated(self) -> bool:
@@ -123,7 +128,7 @@ class Database:
 
     def is_own(self, path: Path) -> bool:
         """Tell whether what stands at a path is one of the files that are open."""
-        return identity(path) in self._known
+        return identity(path) in [known for _, known in self._own]
 
     def _size(self) -> int:
         try:

@@ -104,9 +104,10 @@ def _salvage(source: sqlite3.Connection, draft: Path, held: range) -> int:
         schema.prepare(db, draft)
         db.execute("PRAGMA synchronous = OFF")
         with transaction(db):
-            for table in ("epoch", "aggregate"):
-                for row in _readable(source, table):
-                    _put(db, table, row)
+            _salvage_table(source, db, "epoch")
+            # Where only some aggregates are left, the others would be taken for new ones: it has to learn again.
+            if _salvage_table(source, db, "aggregate"):
+                _salvage_table(source, db, "mark WHERE name = 'learned'")
             db.execute("UPDATE mark SET value = ? WHERE name = 'head'", (held.stop - 1,))
             return sum(_salvage_events(source, db, held[start : start + CHUNK]) for start in range(0, len(held), CHUNK))
 
@@ -129,10 +130,20 @@ def _is_text(envelope: object) -> bool:
     return isinstance(envelope, bytes) and b"\0" not in envelope
 
 
-def _readable(source: sqlite3.Connection, table: str) -> Iterator[tuple[Any, ...]]:
-    """Yield the rows of a table up to the first that cannot be read."""
-    with contextlib.suppress(sqlite3.Error):
-        yield from source.execute(f"SELECT * FROM {table}")
+def _salvage_table(source: sqlite3.Connection, db: sqlite3.Connection, which: str) -> bool:
+    """Copy rows, of a table or some of them, up to the first that cannot be read; tell whether that was all."""
+    table, is_whole = which.split()[0], True
+    for row in _readable(source, which):
+        is_whole = row is not None and _put(db, table, row) and is_whole
+    return is_whole
+
+
+def _readable(source: sqlite3.Connection, which: str) -> Iterator[tuple[Any, ...] | None]:
+    """Yield the rows of a table, or some of them, up to the first that cannot be read; for that, None."""
+    try:
+        yield from source.execute(f"SELECT * FROM {which}")
+    except sqlite3.Error:
+        yield None
 
 
 def _put(db: sqlite3.Connection, table: str, row: tuple[Any, ...]) -> bool:

@@ -10,16 +10,23 @@ from typing import Any, NamedTuple
 
 from opencode_events import twins
 from opencode_events.errors import OutOfSequence
-from opencode_events.eventlog.base import Page, Query, Stored, SyncRow
+from opencode_events.eventlog import aggregates
+from opencode_events.eventlog.base import Appended, Outcome, Page, Query, Stored, SyncRow
 from opencode_events.eventlog.epochs import Epochs
-from opencode_events.events import Event
+from opencode_events.events import GAP, Event
 
 INSERT = "INSERT INTO event VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id, is_sync) DO NOTHING"
 # A position, and an Event's fields in their order; the text may be left out.
 FIELDS = "payload_start, payload_end, id, type, is_sync, directory, workspace, session, aggregate, seq"
 WHOLE = f"SELECT position, envelope, {FIELDS} FROM event"
 WITHOUT_TEXT = f"SELECT position, NULL, {FIELDS} FROM event"
-SEQ = "payload.syncEvent.seq"
+# A damaged row may lack what is NOT NULL.
+STORED_MS = "CAST(coalesce(stored_ms, 0) AS INTEGER)"
+BETWEEN = "position > ?1 AND position <= ?2"
+# What an instance's stream has: its own plain events, and the gaps, which have no directory. Each has its index, in the
+# order of positions, and SQLite merges the two: both are read only as far as the page goes.
+OF_INSTANCE = f"is_sync = 0 AND directory = ?3 AND {BETWEEN}"
+OF_GAPS = f"type = '{GAP}' AND is_sync = 0 AND directory IS NULL AND {BETWEEN}"
 
 BRACES = tuple(b"{}")
 # Rows that a page looks at when not all of them match: some 3 ms of a thread.
@@ -28,9 +35,42 @@ HISTORY_ROWS = 200
 HISTORY_BYTES = 256 * 1024
 
 
+def insert_batch(db: sqlite3.Connection, batch: Sequence[Event], first: int, now_ms: int, epoch: str) -> Outcome:
+    """Give one batch its places, from `first` on; of one that breaks a sequence nothing is left.
+
+    In a transaction of the caller's, unless it is a plain event alone, whose statement commits by itself.
+    """
+    if len(batch) == 1 and batch[0].seq is None:  # what most are
+        is_new = insert(db, first, batch[0], now_ms)
+        return Appended(first, batch, 0, epoch) if is_new else Appended(0, [], 1, epoch)
+    may_break = any(event.seq is not None for event in batch)
+    may_be_undone = may_break or len(batch) > 1
+    if may_be_undone:
+        db.execute("SAVEPOINT batch")
+    new: list[Event] = []
+    outcome: Outcome
+    try:
+        if may_be_undone and not may_break:
+            if insert_new(db, first, batch, now_ms):
+                db.execute("RELEASE batch")
+                return Appended(first, batch, 0, epoch)
+            db.execute("ROLLBACK TO batch")
+        for index, event in enumerate(batch):  # noqa: B007  # for the error
+            if insert(db, first + len(new), event, now_ms):
+                new.append(event)
+        outcome = Appended(first if new else 0, new, len(batch) - len(new), epoch)
+    except OutOfSequence as error:
+        error.index = index
+        db.execute("ROLLBACK TO batch")
+        outcome = error
+    if may_be_undone:
+        db.execute("RELEASE batch")
+    return outcome
+
+
 def insert(db: sqlite3.Connection, position: int, event: Event, now_ms: int) -> bool:
     """Give an event its place; tell whether it is new. Raises OutOfSequence, with nothing changed."""
-    if event.seq is not None and not _advance(db, event):
+    if event.seq is not None and not aggregates.advance(db, event):
         return False
     return bool(db.execute(INSERT, _row(position, event, now_ms)).rowcount)
 
@@ -51,35 +91,10 @@ def _row(position: int, event: Event, now_ms: int) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def _advance(db: sqlite3.Connection, event: Event) -> bool:
-    """Count a sync event in its aggregate; tell whether it may be new. Raises OutOfSequence.
-
-    A number that was counted before is a duplicate if it is held under the same id, or was trimmed.
-    """
-    aggregate, seq = event.aggregate, event.seq
-    assert aggregate is not None
-    assert seq is not None
-    if db.execute("SELECT 1 FROM event WHERE id = ? AND is_sync = 1", (event.id,)).fetchone():
-        return False
-    found = db.execute("SELECT first, last FROM aggregate WHERE id = ?", (aggregate,)).fetchone()
-    if found is None:
-        db.execute("INSERT INTO aggregate (id, first, last) VALUES (?, ?, ?)", (aggregate, seq, seq))
-        return True
-    first, last = found
-    if not (isinstance(first, int) and isinstance(last, int)):
-        raise sqlite3.DatabaseError(f"the row of {aggregate[:64]} is damaged")
-    if seq == last + 1:
-        db.execute("UPDATE aggregate SET last = ? WHERE id = ?", (seq, aggregate))
-        return True
-    name = aggregate[:64]
-    if seq > last:
-        raise OutOfSequence(f"{name} has come to {last}: {last + 1} is next, not {seq}", field=SEQ)
-    if seq < first:
-        raise OutOfSequence(f"{name} was first seen at {first}: {seq} is before that", field=SEQ)
-    held = db.execute("SELECT id FROM event WHERE aggregate = ? AND seq = ?", (aggregate, seq)).fetchone()
-    if held is not None:
-        raise OutOfSequence(f"{name} has {seq} already, under the id {held[0][:64]}", field=SEQ)
-    return False
+def newest_ms(db: sqlite3.Connection) -> int | None:
+    """Return when the newest event was stored, in milliseconds of Unix time; None when there is none."""
+    found = db.execute(f"SELECT {STORED_MS} FROM event ORDER BY position DESC LIMIT 1").fetchone()
+    return None if found is None else int(found[0])
 
 
 # --- replay
@@ -98,18 +113,13 @@ def _telling_damage() -> Iterator[None]:
 def read_page(db: sqlite3.Connection, after: int, until: int, query: Query, epochs: Epochs) -> Page:
     """Return a page, as `EventLog.read` has it."""
     (oldest,) = db.execute("SELECT min(position) FROM event").fetchone()
-    parameters: tuple[object, ...]
-    where, parameters = "position > ? AND position <= ?", (after, until)
-    if query.directory is not None:
-        where = f"is_sync = 0 AND directory = ? AND {where}"
-        parameters = (query.directory, *parameters)
     last = until
     rows: Iterable[tuple[Any, ...]]
     if query.matches is not None:
-        wanted, last = _scan(db, where, parameters, query, until)
+        wanted, last = _scan(db, after, until, query)
         rows = _at(db, wanted)
     else:
-        rows = db.execute(f"{WHOLE} WHERE {where} ORDER BY position LIMIT ?", (*parameters, query.max_events))
+        rows = _range(db, WHOLE, after, until, query.directory, query.max_events)
     found: list[Stored] = []
     size, is_cut, epoch, epoch_ends = 0, False, b"", 0
     for row in rows:
@@ -138,13 +148,23 @@ def _refuse_damaged(events: Sequence[Event]) -> None:
         raise ValueError("not the text of an event")
 
 
-def _scan(
-    db: sqlite3.Connection, where: str, parameters: Sequence[object], query: Query, until: int
-) -> tuple[list[int], int]:
+def _range(
+    db: sqlite3.Connection, select: str, after: int, until: int, directory: str | None, limit: int
+) -> sqlite3.Cursor:
+    """Return the first `limit` rows between two positions, all of them or one instance's."""
+    if directory is None:
+        return db.execute(f"{select} WHERE {BETWEEN} ORDER BY position LIMIT ?3", (after, until, limit))
+    return db.execute(
+        f"{select} WHERE {OF_INSTANCE} UNION ALL {select} WHERE {OF_GAPS} ORDER BY position LIMIT ?4",
+        (after, until, directory, limit),
+    )
+
+
+def _scan(db: sqlite3.Connection, after: int, until: int, query: Query) -> tuple[list[int], int]:
     """Return the positions of those that match, without reading their text, and the last one that was looked at."""
     assert query.matches is not None
     wanted: list[int] = []
-    rows = db.execute(f"{WITHOUT_TEXT} WHERE {where} ORDER BY position LIMIT {SCAN_ROWS}", parameters).fetchall()
+    rows = _range(db, WITHOUT_TEXT, after, until, query.directory, SCAN_ROWS).fetchall()
     for row in rows:
         if query.matches(Event._make(row[1:])):
             wanted.append(row[0])

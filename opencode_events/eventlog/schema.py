@@ -10,9 +10,11 @@ from pathlib import Path
 
 from opencode_events import twins
 from opencode_events.errors import DaemonError
+from opencode_events.eventlog import aggregates
+from opencode_events.events import GAP
 
 APPLICATION_ID = 0x6F636576  # "ocev"
-VERSION = 2
+VERSION = 3
 
 # The envelope stands last: a row's other columns are then read without the pages that a large one overflows to.
 # An index ends in the row's position, so `event_by_directory` is in the order of positions within each directory.
@@ -33,11 +35,15 @@ CREATE TABLE event (
     envelope      BLOB    NOT NULL
 ) STRICT;
 """
-INDEXES = """
+# Gaps are few, and belong to every directory.
+GAPS = f"""
+CREATE INDEX event_gap ON event (type) WHERE type = '{GAP}' AND is_sync = 0 AND directory IS NULL;
+"""
+INDEXES = f"""
 CREATE UNIQUE INDEX event_by_id ON event (id, is_sync);
 CREATE INDEX event_by_directory ON event (directory) WHERE is_sync = 0 AND directory IS NOT NULL;
 CREATE INDEX event_by_aggregate ON event (aggregate, seq) WHERE seq IS NOT NULL;
-"""
+{GAPS}"""
 EPOCH = """
 CREATE TABLE epoch (
     epoch TEXT    PRIMARY KEY,
@@ -46,13 +52,18 @@ CREATE TABLE epoch (
 ) STRICT;
 """
 # `aggregate` outlives the events: the last sequence number is known when they are trimmed. `number` is the order in
-# which they were first seen. `mark` has the head, noted by whoever trims: the newest event may be among the trimmed.
+# which they were first seen, `learned` the last number as it was when that was not counted, but learned. `mark` has the
+# head, noted by whoever trims: the newest event may be among the trimmed; and `learned` if the log ever has.
 OTHERS = """
 CREATE TABLE aggregate (
-    number INTEGER PRIMARY KEY,
-    id     TEXT    NOT NULL UNIQUE,
-    first  INTEGER NOT NULL,
-    last   INTEGER NOT NULL
+    number    INTEGER PRIMARY KEY,
+    id        TEXT    NOT NULL UNIQUE,
+    first     INTEGER NOT NULL,
+    last      INTEGER NOT NULL,
+    directory TEXT,
+    project   TEXT,
+    workspace TEXT,
+    learned   INTEGER
 ) STRICT;
 CREATE TABLE mark (
     name  TEXT    PRIMARY KEY,
@@ -76,6 +87,20 @@ DROP TABLE old;
 INSERT INTO aggregate (id, first, last) SELECT aggregate, min(seq), max(seq) FROM event
 WHERE seq IS NOT NULL GROUP BY aggregate ORDER BY min(position);
 """
+# Version 2 knew of an aggregate no more than its numbers.
+MIGRATE_2 = f"""
+ALTER TABLE aggregate ADD COLUMN directory TEXT;
+ALTER TABLE aggregate ADD COLUMN project TEXT;
+ALTER TABLE aggregate ADD COLUMN workspace TEXT;
+ALTER TABLE aggregate ADD COLUMN learned INTEGER;
+{GAPS}"""
+# What is retained of an aggregate tells where it belongs.
+PLACE_AGGREGATES = """
+UPDATE aggregate SET (directory, project, workspace) = (
+    SELECT directory, envelope_project(envelope), workspace FROM event
+    WHERE aggregate = aggregate.id AND seq IS NOT NULL AND directory IS NOT NULL ORDER BY seq DESC LIMIT 1
+);
+"""
 
 
 def prepare(db: sqlite3.Connection, path: Path | None, now_ms: int | None = None) -> int:
@@ -86,11 +111,15 @@ def prepare(db: sqlite3.Connection, path: Path | None, now_ms: int | None = None
     version = check(db, path)
     if version == 0:
         _run(db, EVENT + INDEXES + EPOCH + OTHERS)
+    if 0 < version < VERSION:
+        db.create_function("envelope_project", 1, aggregates.project)
+    if version == 2:
+        _run(db, MIGRATE_2 + PLACE_AGGREGATES)
     elif version == 1:
         db.create_function("twin_aggregate", 1, lambda payload: (twins.place(payload) or (None, None))[0])
         db.create_function("twin_seq", 1, lambda payload: (twins.place(payload) or (None, None))[1])
         stamp = int(time.time() * 1000) if now_ms is None else now_ms
-        _run(db, MIGRATE_1.format(event=EVENT, indexes=INDEXES, others=OTHERS, now_ms=stamp))
+        _run(db, MIGRATE_1.format(event=EVENT, indexes=INDEXES, others=OTHERS, now_ms=stamp) + PLACE_AGGREGATES)
     return version
 
 

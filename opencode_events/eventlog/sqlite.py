@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from opencode_events.cursor import Cursor, mint_epoch
-from opencode_events.errors import DaemonError, LogUnavailable, OutOfSequence
-from opencode_events.eventlog import rescue, retention, rows
-from opencode_events.eventlog.base import Appended, Outcome, Page, Query, SyncRow
+from opencode_events.errors import DaemonError, LogUnavailable
+from opencode_events.eventlog import aggregates, rescue, retention, rows
+from opencode_events.eventlog.base import Aggregate, Appended, Outcome, Page, Query, SyncRow
 from opencode_events.eventlog.database import MEMORY, Database, transaction
 from opencode_events.eventlog.epochs import Epoch, Epochs
 from opencode_events.events import Event
@@ -55,6 +55,7 @@ class SqliteLog:
         self._is_between_epochs = False  # the file is another one, and the epoch of what comes into it has not begun
         self._used_bytes = 0
         self.head = 0
+        self.newest_ms: int | None = None
         self._oldest: int | None = None
         self._writes = ThreadPoolExecutor(1, thread_name_prefix="eventlog-write")
         self._reads = ThreadPoolExecutor(1, thread_name_prefix="eventlog-read")
@@ -64,6 +65,7 @@ class SqliteLog:
             self._database = Database(path, durable=self._durable)
             try:
                 self._begin_epoch()
+                self.newest_ms = rows.newest_ms(self._database.writer)
             except BaseException:
                 self._database.close()
                 raise
@@ -94,7 +96,7 @@ class SqliteLog:
         """See `EventLog.append_nowait`."""
         if self._durable or self._is_failing or self._database.is_checkpoint_due or self._database.is_lost:
             return None
-        if sum(map(len, batches)) > INLINE_EVENTS or sum(len(e.envelope) for b in batches for e in b) > INLINE_BYTES:
+        if sum(map(len, batches)) > INLINE_EVENTS or sum([len(e.envelope) for b in batches for e in b]) > INLINE_BYTES:
             return None
         try:
             return self._commit(batches)
@@ -128,10 +130,10 @@ class SqliteLog:
                 if not is_alone:
                     db.execute("BEGIN IMMEDIATE")
                 for batch in batches:
-                    outcome = self._insert(db, batch, head, now_ms)
+                    outcome = rows.insert_batch(db, batch, head + 1, now_ms, self.epoch)
                     if isinstance(outcome, Appended):
                         head += len(outcome.events)
-                        written += sum(len(event.envelope) + ROW_BYTES for event in outcome.events)
+                        written += sum([len(event.envelope) + ROW_BYTES for event in outcome.events])
                     outcomes.append(outcome)
                 if not is_alone:
                     db.execute("COMMIT")
@@ -145,31 +147,25 @@ class SqliteLog:
         self._database.written += written
         return outcomes
 
-    def _insert(self, db: sqlite3.Connection, batch: Sequence[Event], head: int, now_ms: int) -> Outcome:
-        """Insert one batch behind `head`; of one that breaks a sequence nothing is left."""
-        may_break = any(event.seq is not None for event in batch)
-        may_be_undone = may_break or len(batch) > 1
-        if may_be_undone:
-            db.execute("SAVEPOINT batch")
-        new: list[Event] = []
-        outcome: Outcome
-        try:
-            if may_be_undone and not may_break:
-                if rows.insert_new(db, head + 1, batch, now_ms):
-                    db.execute("RELEASE batch")
-                    return Appended(head + 1, batch, 0, self.epoch)
-                db.execute("ROLLBACK TO batch")
-            for index, event in enumerate(batch):  # noqa: B007  # for the error
-                if rows.insert(db, head + 1 + len(new), event, now_ms):
-                    new.append(event)
-            outcome = Appended(head + 1 if new else 0, new, len(batch) - len(new), self.epoch)
-        except OutOfSequence as error:
-            error.index = index
-            db.execute("ROLLBACK TO batch")
-            outcome = error
-        if may_be_undone:
-            db.execute("RELEASE batch")
-        return outcome
+    # --- sequences
+
+    async def learn(self, places: Mapping[str, Aggregate]) -> None:
+        """See `EventLog.learn`. Runs on the log's thread."""
+        await asyncio.get_running_loop().run_in_executor(self._writes, self._learn, dict(places))
+
+    def _learn(self, places: Mapping[str, Aggregate]) -> None:
+        with self._translating(), self._database.writing:
+            self._keep_file()
+            with self._database.patient(), transaction(self._database.writer):
+                aggregates.learn(self._database.writer, places)
+            self._is_failing = self._is_full = False
+            self._database.written += COMMIT_BYTES + len(places) * ROW_BYTES
+            if self._database.is_checkpoint_due:
+                self._database.checkpoint()
+
+    async def aggregates(self) -> dict[str, Aggregate] | None:
+        """See `EventLog.aggregates`."""
+        return await self._on_reader(aggregates.read)
 
     # --- the log's own work
 

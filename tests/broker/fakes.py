@@ -16,7 +16,7 @@ from opencode_events.broker.subscriber import Subscriber
 from opencode_events.broker.watched import Outlook
 from opencode_events.cursor import Cursor
 from opencode_events.errors import LogUnavailable, OutOfSequence
-from opencode_events.eventlog.base import Appended, Outcome, Page, Query, Stored, SyncRow
+from opencode_events.eventlog.base import Aggregate, Appended, Outcome, Page, Query, Stored, SyncRow
 from opencode_events.events import Event
 from opencode_events.settings import BrokerSettings
 from tests.samples import dechunk
@@ -269,7 +269,7 @@ class FakeLog:
 
     `is_slow` declines to append on the loop; `append` then waits for `gate`. `error` refuses, `read_error` refuses to
     read; `read_gate` holds readers up. `upkeep` is what `maintain` answers, one after the other; `upkeep_gate` holds
-    it up. Batches with an event whose id is in `breaks` are out of sequence.
+    it up, `learn_gate` what learns. Batches with an event whose id is in `breaks` are out of sequence.
     """
 
     def __init__(self, trace: list[str] | None = None, head: int = 0) -> None:
@@ -288,6 +288,10 @@ class FakeLog:
         self.upkeep_gate = asyncio.Event()
         self.upkeep_gate.set()
         self.breaks: set[str] = set()
+        self.places: dict[str, Aggregate] | None = None
+        self.learn_gate = asyncio.Event()
+        self.learn_gate.set()
+        self.newest_ms: int | None = None
 
     def append_nowait(self, batches: Sequence[Sequence[Event]]) -> list[Outcome] | None:
         return None if self.is_slow else self._append("append_nowait", batches)
@@ -295,6 +299,16 @@ class FakeLog:
     async def append(self, batches: Sequence[Sequence[Event]]) -> list[Outcome]:
         await self.gate.wait()
         return self._append("append", batches)
+
+    async def learn(self, places: Mapping[str, Aggregate]) -> None:
+        self.trace.append(f"learn {dict(places)}")
+        await self.learn_gate.wait()
+        if self.error is not None:
+            raise self.error
+        self.places = (self.places or {}) | dict(places)
+
+    async def aggregates(self) -> dict[str, Aggregate] | None:
+        return self.places
 
     async def maintain(self) -> bool:
         self.trace.append("maintain")

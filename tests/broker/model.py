@@ -7,15 +7,19 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from opencode_events import wire
+from opencode_events.broker.announcement import Announcement
 from opencode_events.broker.connection import OnOverflow
 from opencode_events.broker.selection import Selection
 from opencode_events.broker.subscriber import Subscriber
 from opencode_events.cursor import parse
-from opencode_events.events import DISPOSED, Event
+from opencode_events.events import DISPOSED, GAP, Event
 from tests.broker.fakes import FakeConnection
 from tests.samples import read_event_stream
 
-UNNUMBERED = {wire.LIVE, wire.EXPIRED, wire.LAGGING, wire.CLOSING}
+UNNUMBERED = {wire.LIVE, wire.EXPIRED, wire.LAGGING, wire.CLOSING, wire.CONNECTED}
+# What global streams are told behind each gap. The second one looks like an event of the log, but for a property.
+RESYNC = [Announcement(wire.CONNECTED), Announcement(DISPOSED, {"announced": True}, "/srv/a")]
+ANNOUNCED = "announced"
 
 
 class Entry(NamedTuple):
@@ -60,6 +64,19 @@ class Client:
         self.last_id = next((item.cursor for item in reversed(found) if item.cursor is not None), self.last_id)
         self.handle = self.connection = None
 
+    def hears_all_of_gaps(self) -> bool:
+        """Tell whether every gap that came over the connection, which has brought all there is, had its resync."""
+        assert self.connection is not None
+        kinds = [item.kind for item in read(self.selection, unchunked(self.connection.received))]
+        if self.selection.stream == "instance":
+            return wire.CONNECTED not in kinds and ANNOUNCED not in kinds
+        behind = kinds[len(kinds) - kinds[::-1].index(GAP) :] if GAP in kinds else [wire.CONNECTED, ANNOUNCED]
+        return (
+            wire.CONNECTED in behind
+            and ANNOUNCED in behind
+            and kinds.count(wire.CONNECTED) == kinds.count(ANNOUNCED) <= kinds.count(GAP)
+        )
+
     def is_told_of(self, oldest: str, newest: str) -> None:
         """Note that `server.connected` told that what follows its last id was trimmed."""
         properties = {"requested": self.last_id, "oldest": oldest, "newest": newest}
@@ -86,7 +103,9 @@ def read(selection: Selection, body: bytes) -> Iterator[Item]:
         value = json.loads(data)
         payload = value.get("payload", value)
         kind = payload["type"]
-        if kind in UNNUMBERED:
+        if payload.get("properties", {}).get("announced"):
+            yield Item(ANNOUNCED, None, {}, data)
+        elif kind in UNNUMBERED:
             yield Item(kind, None, payload["properties"], data)
         else:
             yield Item(kind, cursor, {}, data)
@@ -100,6 +119,8 @@ def place_of(cursor: str) -> int:
 
 def is_wanted(selection: Selection, event: Event) -> bool:
     """Tell whether an event belongs to a selection's stream, for those selections that the model uses."""
+    if event.type == GAP:
+        return True
     if selection.stream == "instance" and (event.is_sync or event.directory != selection.directory):
         return False
     if event.type == DISPOSED and not event.is_sync:
@@ -144,7 +165,7 @@ def audit(client: Client, accepted: Mapping[int, Entry], oldest: int, head: int)
             assert place <= place_of(item.cursor), story
             assert not within(wanted, place, place_of(item.cursor)), story
             place = place_of(item.cursor)
-        elif item.kind not in UNNUMBERED:
+        elif item.kind not in UNNUMBERED and item.kind != ANNOUNCED:
             assert item.cursor is not None
             position = place_of(item.cursor)
             assert within(wanted, place, position) == [position], story

@@ -49,6 +49,19 @@ def test_one_before_the_oldest_is_told_that_it_missed_something(start: Callable[
     assert (expired["requested"], expired["oldest"]) == (f"{EPOCH}-2", f"{EPOCH}-4")
 
 
+def test_one_before_the_oldest_goes_on_at_the_head_where_that_is_wanted(start: Callable[..., Run]) -> None:
+    log = log_of(9)
+    log.trim(4)
+    run = start(log, on_expired="head")
+    handle, connection = run.join(after=2)
+    run.publish(event(10))
+
+    assert positions(connection) == [10]
+    assert handle.state is State.LIVE
+    (expired,) = told(connection, "server.stream.expired")
+    assert (expired["requested"], expired["oldest"], expired["newest"]) == (f"{EPOCH}-2", f"{EPOCH}-4", f"{EPOCH}-9")
+
+
 def test_a_fresh_one_is_never_told_that_it_is_live(start: Callable[..., Run]) -> None:
     run = start(log_of(9))
     handle, connection = run.join()

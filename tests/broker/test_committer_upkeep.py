@@ -9,6 +9,7 @@ from structlog.testing import capture_logs
 
 from opencode_events.broker.committer import UPKEEP_EVENTS
 from opencode_events.errors import LogUnavailable, OutOfSequence
+from opencode_events.eventlog.base import Aggregate
 from tests.broker.brokers import turns
 from tests.broker.desk import Desk
 from tests.broker.stepped import SteppedLoop
@@ -16,7 +17,7 @@ from tests.broker.stepped import SteppedLoop
 
 def steps(desk: Desk) -> list[str]:
     """Return what the log was asked, in order, by its first word."""
-    return [line.split()[0] for line in desk.trace if line.startswith(("append", "maintain"))]
+    return [line.split()[0] for line in desk.trace if line.startswith(("append", "maintain", "learn"))]
 
 
 # --- the log's own work
@@ -148,6 +149,106 @@ def test_steps_and_large_commits_take_turns(desk: Desk) -> None:
 
     found = steps(desk)
     assert [pair for pair in itertools.pairwise(found) if pair == ("append", "append")] == []
+
+
+# --- what the log learns
+
+
+PLACES = {"ses_1": Aggregate(5)}
+
+
+def learning(desk: Desk) -> "asyncio.Task[None]":
+    return desk.loop.create_task(desk.committer.learn(PLACES))
+
+
+def test_what_is_learned_is_told_when_it_is_in_the_log(desk: Desk) -> None:
+    desk.log.learn_gate.clear()
+    one = learning(desk)
+    turn(desk)
+    assert not one.done()
+
+    desk.log.learn_gate.set()
+    turn(desk)
+    assert one.done()
+    assert desk.log.places == PLACES
+    publishing = desk.publishing(1)
+    turn(desk)
+    assert publishing.done()
+    assert steps(desk) == ["learn", "append_nowait"]
+
+
+def test_it_is_learned_between_two_commits(desk: Desk) -> None:
+    """There is one writer: who publishes meanwhile waits, and who began before is done first."""
+    desk.log.is_slow = True
+    desk.log.gate.clear()
+    first = desk.publishing(1)
+    turn(desk)
+    one = learning(desk)
+    turn(desk)
+    assert steps(desk) == []
+
+    desk.log.learn_gate.clear()
+    desk.log.gate.set()
+    turn(desk)
+    assert first.done()
+    second = desk.publishing(2)
+    desk.committer.look_after_log()
+    turn(desk)
+    assert steps(desk) == ["append", "learn"]
+    assert not one.done()
+    assert not second.done()
+
+    desk.log.learn_gate.set()
+    turn(desk)
+    assert one.done()
+    assert second.done()
+    assert sorted(steps(desk)[2:]) == ["append", "maintain"]
+
+
+def test_in_the_turn_of_a_commit_it_waits_for_the_next(desk: Desk) -> None:
+    publishing, one = desk.publishing(1), learning(desk)
+    turn(desk)
+
+    assert publishing.done()
+    assert one.done()
+    assert steps(desk) == ["append_nowait", "learn"]
+
+
+def test_two_who_teach_are_told_each_for_himself(desk: Desk) -> None:
+    ones = [learning(desk), learning(desk)]
+    ones[0].cancel()
+    turn(desk)
+    assert [one.done() for one in ones] == [True, True]
+    assert ones[1].exception() is None
+
+    desk.log.learn_gate.clear()
+    late = learning(desk)
+    turn(desk)
+    late.cancel()
+    turn(desk)
+    desk.log.learn_gate.set()
+    turn(desk)
+    publishing = desk.publishing(1)
+    turn(desk)
+    assert publishing.done()
+
+
+def test_a_log_that_cannot_learn_is_in_trouble_until_something_works(desk: Desk) -> None:
+    desk.log.error = LogUnavailable("no room")
+    with capture_logs() as logs:
+        one, another = learning(desk), learning(desk)
+        turn(desk, 1)
+        another.cancel()
+        turn(desk)
+    assert isinstance(one.exception(), LogUnavailable)
+    assert desk.committer.trouble == "no room"
+    assert logs == [{"event": "eventlog.failed", "log_level": "error", "reason": "no room"}]
+
+    desk.log.error = None
+    one = learning(desk)
+    turn(desk)
+    assert one.exception() is None
+    assert desk.committer.trouble is None
 
 
 # --- trouble

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from structlog.testing import capture_logs
 
+from opencode_events import events
 from opencode_events.broker.connection import OnOverflow
 from opencode_events.broker.lifecycle import Reason, State
 from opencode_events.broker.report import report
@@ -25,7 +26,7 @@ from opencode_events.eventlog.base import Appended, Outcome, Query
 from opencode_events.eventlog.sqlite import SqliteLog
 from opencode_events.events import Event
 from opencode_events.settings import EventLogSettings
-from tests.broker.model import Client, Entry, audit
+from tests.broker.model import RESYNC, Client, Entry, audit
 from tests.broker.stepped import Run
 from tests.samples import disposal, event, twin
 
@@ -58,6 +59,7 @@ ITEMS = st.sampled_from(
     + [("message", "/srv/a", "ses_1", 0), ("message", "/srv/b", "ses_2", 300), ("plain", "/srv/a", "ses_2", 300)]
     + [("twin", "/srv/a", "ses_1", 0), ("twin", "/srv/b", "ses_2", 0), ("plain", "/srv/a", "ses_1", LARGE)]
     + [("duplicate", "", "", 0), ("duplicate", "", "", 3), ("disposal", "/srv/a", "", 0), ("disposal", "/srv/b", "", 0)]
+    + [("gap", "", "", 0)] * 2
 )
 ROOMS = st.sampled_from([None, None, 1, 200, 1_000])
 TURNS = st.sampled_from([0, 0, 1, 1, 2, 2, 3, 4, 5, 7, 12])
@@ -123,6 +125,7 @@ class BrokerMachine(RuleBasedStateMachine):
         self.log = WitnessedLog(self.path, EventLogSettings(log_max_age_s=KEPT_S), clock=lambda: self.wall)
         self.log.witness = self.witness
         self.run = Run(self.log, **self.changes)
+        self.run.broker.resync = lambda: RESYNC
         self.run.loop.job_turns = self.job_turns
 
     def witness(self, outcomes: Sequence[Outcome]) -> None:
@@ -166,6 +169,8 @@ class BrokerMachine(RuleBasedStateMachine):
         if what == "duplicate" and self.published:
             return self.published[-pad % len(self.published) - 1]
         self.numbers += 1
+        if what == "gap":
+            return events.gap(None, self.numbers, 0)
         if what == "disposal":
             return disposal(self.numbers, directory)
         if what == "twin":
@@ -333,6 +338,7 @@ class BrokerMachine(RuleBasedStateMachine):
         else:
             raise AssertionError([report(one, self.running.broker) for one in self.running.broker.subscribers.values()])
         for client in self.clients:
+            assert client.hears_all_of_gaps(), client
             client.hang_up()
         self.nobody_fails()
 

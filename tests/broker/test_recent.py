@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from opencode_events import events
 from opencode_events.broker.recent import Recent
 from opencode_events.eventlog.base import Page, Query, Stored
-from opencode_events.events import Event
+from opencode_events.events import GAP, Event
 from opencode_events.settings import BrokerSettings
 from tests.broker.fakes import EPOCH
 from tests.samples import event, twin
@@ -47,12 +48,17 @@ def nothing(found: Event) -> bool:
     return False
 
 
+A_GAP = events.gap(None, 1, 0)
 EVENTS = st.lists(
     st.builds(
         lambda kind, directory, pad, is_sync: (
-            twin(1, f"{kind}.1", directory=directory) if is_sync else event(1, kind, directory=directory, pad=pad)
+            twin(1, f"{kind}.1", directory=directory)
+            if is_sync
+            else A_GAP
+            if kind == "a gap"
+            else event(1, kind, directory=directory, pad=pad)
         ),
-        st.sampled_from(["a", "b", "c"]),
+        st.sampled_from(["a", "b", "c", "a gap"]),
         st.sampled_from(["/srv/a", "/srv/b", None]),
         st.sampled_from([0, 0, 0, 50, 700]),
         st.booleans(),
@@ -84,7 +90,8 @@ def page_of(found: Sequence[Stored], head: int, query: Query) -> Page:
     wanted = [
         one
         for one in found
-        if (directory is None or (one.event.directory == directory and not one.event.is_sync)) and matches(one.event)
+        if (directory is None or (one.event.directory == directory and not one.event.is_sync) or one.event.type == GAP)
+        and matches(one.event)
     ]
     count = min(len(wanted), query.max_events)
     while count > 1 and sum(len(one.event.envelope) for one in wanted[:count]) > query.max_bytes:
@@ -94,9 +101,9 @@ def page_of(found: Sequence[Stored], head: int, query: Query) -> Page:
 
 @given(EVENTS, st.integers(0, 20), st.integers(1, 12), st.integers(1, 3_000), st.lists(QUERIES, min_size=1, max_size=5))
 def test_every_page_is_what_a_list_would_give(
-    events: list[Event], head: int, max_events: int, max_bytes: int, queries: list[Query]
+    given: list[Event], head: int, max_events: int, max_bytes: int, queries: list[Query]
 ) -> None:
-    found = [stored(position, one) for position, one in enumerate(events, head + 1)]
+    found = [stored(position, one) for position, one in enumerate(given, head + 1)]
     ring = recent(found, head=head, events=max_events, size=max_bytes)
     newest = head + len(found)
     there = kept(found, max_events, max_bytes)

@@ -54,7 +54,7 @@ def test_what_is_in_a_log_is_told(runner: CliRunner, state_dir: Path) -> None:
     }
     assert told == {
         "path": str(state_dir / NAME),
-        "schema": 2,
+        "schema": 3,
         "wal_bytes": 0,
         "events": 5,
         "oldest": {"cursor": f"{first}-1", "stored_ms": 1_000_000_000_000},
@@ -98,7 +98,7 @@ def test_where_there_is_no_log_none_is_made(runner: CliRunner, state_dir: Path, 
 
 def make_newer(path: Path) -> None:
     logs.start(path.parent)
-    logs.change(path.parent, "PRAGMA user_version = 3")
+    logs.change(path.parent, "PRAGMA user_version = 4")
 
 
 def make_foreign(path: Path) -> None:
@@ -107,10 +107,10 @@ def make_foreign(path: Path) -> None:
 
 
 UNUSABLE = {
-    "newer": (make_newer, "has schema 3, made by a newer version; this one knows 2 at most"),
+    "newer": (make_newer, "has schema 4, made by a newer version; this one knows 3 at most"),
     "older": (
         lambda path: logs.make_schema_1(path, [event(1)]),
-        "has schema 1, of an earlier version; a start of the daemon, or `log import`, migrates it to 2",
+        "has schema 1, of an earlier version; a start of the daemon, or `log import`, migrates it to 3",
     ),
     "foreign": (make_foreign, "is another program's database"),
     "text": (lambda path: path.write_text("these are words, and no database\n" * 100), "file is not a database"),

@@ -366,10 +366,10 @@ def test_a_log_of_an_earlier_version_is_migrated(runner: CliRunner, state_dir: P
 
 def test_a_log_of_a_later_version_is_refused(runner: CliRunner, state_dir: Path) -> None:
     logs.start(state_dir, event(1))
-    logs.change(state_dir, "PRAGMA user_version = 3")
+    logs.change(state_dir, "PRAGMA user_version = 4")
     result = put(runner, text(event(2)))
 
-    assert result.output.startswith(f"error: the event log {state_dir / NAME} has schema 3, made by a newer version")
+    assert result.output.startswith(f"error: the event log {state_dir / NAME} has schema 4, made by a newer version")
     assert result.exit_code == 1
 
 

@@ -4,6 +4,8 @@ import pytest
 
 from opencode_events.cursor import Cursor
 from opencode_events.eventlog.base import Appended, EventLog
+from tests.eventlog.contract_gaps import GapsContract
+from tests.eventlog.contract_learning import LearningContract
 from tests.eventlog.contract_reading import ReadingContract
 from tests.eventlog.contract_retention import RetentionContract
 from tests.eventlog.contract_sequences import SequencesContract
@@ -11,7 +13,7 @@ from tests.eventlog.steps import Clock, OpenLog, put
 from tests.samples import event, twin
 
 
-class EventLogContract(ReadingContract, SequencesContract, RetentionContract):
+class EventLogContract(ReadingContract, GapsContract, SequencesContract, LearningContract, RetentionContract):
     """Subclass it as `Test...` and override `open_log`. What outlives being closed has a `LastingContract` too.
 
     A log may decline every `append_nowait`: nothing here relies on one way or the other.
@@ -106,6 +108,11 @@ class EventLogContract(ReadingContract, SequencesContract, RetentionContract):
         one, another = event(1)._replace(id="a\0b"), event(2)._replace(id="a")
 
         assert await put(log, [one, another, one]) == [Appended(1, [one, another], 1, log.epoch)]
+
+    # --- time
+
+    def test_a_new_log_has_no_newest_event(self, log: EventLog) -> None:
+        assert log.newest_ms is None
 
     # --- cursors
 

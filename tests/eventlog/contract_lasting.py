@@ -2,7 +2,7 @@
 
 from opencode_events.cursor import Cursor
 from opencode_events.errors import OutOfSequence
-from opencode_events.eventlog.base import Appended
+from opencode_events.eventlog.base import Aggregate, Appended
 from tests.eventlog.steps import EVERYTHING, Clock, OpenLog, history, positions, put, read_all, settle
 from tests.samples import event, twin
 
@@ -127,3 +127,49 @@ class LastingContract:
 
         assert (second.head, second.oldest) == (6, 4)
         assert await positions(second, 3) == [4, 5, 6]
+
+    # --- sequences and time
+
+    async def test_where_sequences_stand_and_that_it_was_learned_is_known_to_the_next_start(
+        self, open_log: OpenLog
+    ) -> None:
+        first = open_log()
+        await put(first, [twin(1, session="a", seq=3)])
+        first.close()
+        second = open_log()
+        assert await second.aggregates() is None
+        await second.learn({"b": Aggregate(7, "/srv/b", "p", "w")})
+        second.close()
+
+        third = open_log()
+        assert await third.aggregates() == {"a": Aggregate(3, "/srv/a"), "b": Aggregate(7, "/srv/b", "p", "w")}
+        assert await put(third, [twin(2, session="b", seq=8)]) == [
+            Appended(2, [twin(2, session="b", seq=8)], 0, third.epoch)
+        ]
+
+    async def test_when_the_newest_event_was_stored_is_known_as_of_the_start(
+        self, open_log: OpenLog, clock: Clock
+    ) -> None:
+        first, began = open_log(), int(clock.now * 1000)
+        await put(first, [event(1)])
+        clock.now += 30.5
+        await put(first, [event(2)])
+        assert first.newest_ms is None
+        first.close()
+        clock.now += 100.0
+        second = open_log()
+        assert second.newest_ms == began + 30_500
+        await put(second, [event(3)])
+
+        assert second.newest_ms == began + 30_500
+
+    async def test_of_what_was_trimmed_to_nothing_nobody_knows_when_it_was(
+        self, open_log: OpenLog, clock: Clock
+    ) -> None:
+        first = open_log(log_max_age_s=60.0)
+        await put(first, [event(1)])
+        clock.now += 61.0
+        await settle(first)
+        first.close()
+
+        assert open_log().newest_ms is None

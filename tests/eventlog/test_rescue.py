@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from opencode_events.cursor import Cursor
 from opencode_events.errors import LogUnavailable
 from opencode_events.eventlog import sqlite
-from opencode_events.eventlog.base import Appended
+from opencode_events.eventlog.base import Aggregate, Appended
 from opencode_events.eventlog.sqlite import SqliteLog
 from opencode_events.events import Event
 from tests.eventlog.damage import (
@@ -70,6 +70,23 @@ async def test_it_is_noticed_without_anybody_publishing(path: Path, log: SqliteL
 
     assert log.append_nowait([[event(100)]]) == [Appended(7, [event(100)], 0, log.epoch)]
     await check(log, [*before, event(100)])
+
+
+@pytest.mark.parametrize("damage", LOSSES, ids=named)
+async def test_what_is_learned_is_in_the_new_file_whether_before_or_after(
+    path: Path, open_file: OpenFile, damage: Damage
+) -> None:
+    log = open_file()
+    before = await publish(log, range(3))
+    await log.learn({"a": Aggregate(5, "/srv/x", "p", "w")})
+    damage(path)
+    await log.learn({"b": Aggregate(7)})
+
+    expected = {"ses_1": Aggregate(2, "/srv/a"), "a": Aggregate(5, "/srv/x", "p", "w"), "b": Aggregate(7)}
+    assert await log.aggregates() == expected
+    log = open_again(log, open_file)
+    assert await log.aggregates() == expected
+    await check(log, before)
 
 
 async def test_what_must_outlive_a_power_cut_is_rescued_too(path: Path, open_file: OpenFile) -> None:

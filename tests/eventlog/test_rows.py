@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from opencode_events import events
 from opencode_events.errors import OutOfSequence
 from opencode_events.eventlog import rows, schema
 from opencode_events.eventlog.base import Page, Query
@@ -108,7 +109,30 @@ def test_nothing_looks_at_more_than_it_must(db: sqlite3.Connection) -> None:
     assert len(plan) >= 16
     assert [step for step in plan if step.startswith("SCAN event") or "TEMP B-TREE" in step] == []
     assert "SEARCH event USING INDEX event_by_directory (directory=? AND rowid>? AND rowid<?)" in plan
+    assert "SEARCH event USING INDEX event_gap (type=? AND rowid>? AND rowid<?)" in plan
+    assert "MERGE (UNION ALL)" in plan
     assert "SEARCH event USING INDEX event_by_aggregate (aggregate=? AND seq>?)" in plan
+
+
+def test_of_an_instance_no_more_is_read_than_its_page_has(db: sqlite3.Connection) -> None:
+    """However many come behind it, of its own events or of gaps."""
+    insert(db, *(one for number in range(3000) for one in (event(number), events.gap(None, number, 0))))
+
+    def cost(query: Query) -> int:
+        steps = 0
+
+        def step() -> int:
+            nonlocal steps
+            steps += 1
+            return 0
+
+        db.set_progress_handler(step, 1)
+        assert len(read(db, 6000, query).events) == query.max_events
+        db.set_progress_handler(None, 0)
+        return steps
+
+    instance = Query("/srv/a", None, 20, 10**6)
+    assert cost(instance) < 3 * cost(instance._replace(directory=None))
 
 
 # --- texts
@@ -268,8 +292,8 @@ def test_a_damaged_row_is_not_in_a_history(db: sqlite3.Connection, change: str) 
 
 def test_a_damaged_sequence_takes_nothing(db: sqlite3.Connection) -> None:
     db.execute("DROP TABLE aggregate")
-    db.execute("CREATE TABLE aggregate (number, id, first, last)")
-    db.execute("INSERT INTO aggregate VALUES (1, 'ses_1', 0, NULL)")
+    db.execute("CREATE TABLE aggregate (number, id, first, last, directory)")
+    db.execute("INSERT INTO aggregate VALUES (1, 'ses_1', 0, NULL, NULL)")
 
     with pytest.raises(sqlite3.DatabaseError, match="the row of ses_1 is damaged"):
         rows.insert(db, 1, twin(1, seq=1), 0)

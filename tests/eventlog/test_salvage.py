@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,8 +12,9 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from opencode_events.cursor import Cursor
+from opencode_events.errors import OutOfSequence
 from opencode_events.eventlog import rescue
-from opencode_events.eventlog.base import Appended
+from opencode_events.eventlog.base import Aggregate, Appended
 from opencode_events.eventlog.database import Database
 from opencode_events.eventlog.sqlite import SqliteLog
 from opencode_events.events import Event
@@ -50,6 +52,16 @@ async def check_salvaged(log: SqliteLog, before: list[Event], epoch: str) -> int
     assert [row.seq for row in await history(log)] == [one.seq for one in found.values() if one.is_sync]
     assert log.append_nowait([[event(1001)]]) == [Appended(132, [event(1001)], 0, log.epoch)]
     return int(told["unreadable_events"])
+
+
+def page_of(db: sqlite3.Connection, table: str) -> int:
+    """Return the number of a table's root, from 1."""
+    (root,) = db.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)).fetchone()
+    return int(root)
+
+
+def page_at(path: Path, number: int, size: int) -> bytes:
+    return path.read_bytes()[(number - 1) * size : number * size]
 
 
 @pytest.mark.parametrize("damage", [truncate_to_nothing, cut_off_a_byte, cut_off_a_page], ids=named)
@@ -119,21 +131,23 @@ async def test_rows_that_are_no_longer_what_may_be_in_a_table_are_counted(path: 
     database.writer.execute("DROP TABLE event")
     database.writer.execute("DROP TABLE aggregate")
     database.writer.execute("CREATE TABLE event (position INTEGER PRIMARY KEY, id, a, b, c, d, e, f, g, h, i, j, k)")
-    database.writer.execute("CREATE TABLE aggregate (number, id, first, last)")
+    database.writer.execute("CREATE TABLE aggregate (number, id, first, last, a, b, c, d)")
     for position, id_, size, envelope in [
         (1, "a", 2, b"{}"), (2, "b", "two", b"{}"), (3, None, 2, b"{}"), (4, "c", 2, None), (5, "d", 2, "text"),
         (6, "e", 2, b"{\0}"), (7, "a", 2, b"{}"), (9, "f", 2, b"{}"),
     ]:  # fmt: skip
         row = (position, id_, 0, "t", None, None, None, None, None, 0, 0, size, envelope)
         database.writer.execute(f"INSERT INTO event VALUES ({', '.join('?' * 13)})", row)
-    database.writer.executemany("INSERT INTO aggregate VALUES (?, ?, ?, ?)", [(1, "x", 0, 7), (2, "y", None, 3)])
+    database.writer.execute("INSERT INTO mark VALUES ('learned', 1)")
+    for aggregate in [(1, "x", 0, 7), (2, "y", None, 3), (3, "z", 1, 2)]:
+        database.writer.execute("INSERT INTO aggregate VALUES (?, ?, ?, ?, NULL, NULL, NULL, NULL)", aggregate)
     lost = rescue._salvage(database.writer, tmp_path / "draft", range(1, 10))
     database.close()
 
     with other(tmp_path / "draft") as db:
         kept = [position for (position,) in db.execute("SELECT position FROM event ORDER BY position")]
-        assert db.execute("SELECT id FROM aggregate").fetchall() == [("x",)]
-        assert db.execute("SELECT value FROM mark").fetchall() == [(9,)]
+        assert db.execute("SELECT id FROM aggregate").fetchall() == [("x",), ("z",)]
+        assert db.execute("SELECT * FROM mark").fetchall() == [("head", 9)]
     assert kept == [1, 9]
     assert lost == 6
 
@@ -165,3 +179,36 @@ async def test_sequences_that_can_be_read_go_on(path: Path, open_file: OpenFile)
         Appended(131, [twin(65, seq=65)], 0, log.epoch),
     ]
     assert beside(path, "-wal").exists()
+
+
+async def test_what_was_learned_stays_known(path: Path, open_file: OpenFile) -> None:
+    log, _ = await filled(open_file)
+    await log.learn({"a": Aggregate(5, "/srv/x", "p", "w")})
+    log.close()
+    log = open_file()
+    cut_off_a_page(path)
+    with capture_logs() as logs:
+        await log.maintain()
+
+    assert [line["event"] for line in logs] == ["eventlog.rescued"]
+    assert await log.aggregates() == {"ses_1": Aggregate(64, "/srv/a"), "a": Aggregate(5, "/srv/x", "p", "w")}
+
+
+async def test_where_some_aggregates_cannot_be_read_it_has_to_learn_again(path: Path, open_file: OpenFile) -> None:
+    """Those that are left are known: their events have their numbers. The others would be taken for new ones."""
+    log = open_file()
+    await log.learn({f"{number:0500}": Aggregate(number) for number in range(1000)})
+    log.close()
+    with other(path) as db:
+        root, size = page_of(db, "aggregate"), db.execute("PRAGMA page_size").fetchone()[0]
+        children = page_at(path, root, size)
+        last = int.from_bytes(children[8:12])  # of an inner page: the child that is furthest to the right
+    log = open_file()
+    overwrite(path, [last - 1], bytes(size))
+    unlink(path)
+    await log.maintain()
+
+    assert await log.aggregates() is None
+    (refused,) = await put(log, [twin(1, session=f"{0:0500}", seq=7)])
+    assert isinstance(refused, OutOfSequence)
+    assert await put(log, [twin(1, session=f"{999:0500}", seq=7)]) != [refused]

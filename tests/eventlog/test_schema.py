@@ -1,6 +1,7 @@
 """What a file must be to be opened, and how one of an earlier version becomes one of this."""
 
 import contextlib
+import functools
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from opencode_events.eventlog import schema
 from opencode_events.eventlog.base import Appended
 from opencode_events.eventlog.sqlite import SqliteLog
 from opencode_events.events import Event
+from tests.eventlog.earlier import make_version_1, tables
 from tests.eventlog.files import beside, copy_of, other
 from tests.eventlog.steps import history, put, read_all
 from tests.samples import event, twin
@@ -21,52 +23,11 @@ from tests.samples import event, twin
 OpenFile = Callable[..., SqliteLog]
 OLD_EPOCH, OPEN_EPOCH = "0123456789", "abcdef0123"
 
-# As version 1 made it, and left it when it was killed: its last epoch is open.
-VERSION_1 = """
-CREATE TABLE event (
-    position      INTEGER PRIMARY KEY,
-    id            TEXT    NOT NULL,
-    is_sync       INTEGER NOT NULL,
-    type          TEXT    NOT NULL,
-    directory     TEXT,
-    workspace     TEXT,
-    session       TEXT,
-    payload_start INTEGER NOT NULL,
-    payload_end   INTEGER NOT NULL,
-    envelope      BLOB    NOT NULL
-) STRICT;
-CREATE UNIQUE INDEX event_by_id ON event (id, is_sync);
-CREATE TABLE epoch (
-    epoch TEXT    PRIMARY KEY,
-    first INTEGER NOT NULL,
-    last  INTEGER
-) STRICT;
-INSERT INTO epoch VALUES ('0123456789', 1, 2), ('abcdef0123', 3, NULL);
-PRAGMA application_id = 0x6F636576;
-PRAGMA user_version = 1;
-PRAGMA journal_mode = WAL;
-"""
-
 
 @pytest.fixture
 def make_old(path: Path) -> Callable[..., None]:
     """Make a file of version 1 with some events, at consecutive positions from `first`."""
-
-    def made(*events: Event, first: int = 1) -> None:
-        with other(path) as db:
-            db.executescript(VERSION_1)
-            db.execute("BEGIN")
-            db.executemany(
-                "INSERT INTO event VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                [
-                    (position, one.id, one.is_sync, one.type, one.directory, one.workspace, one.session, one.start,
-                     one.end, one.envelope)
-                    for position, one in enumerate(events, first)
-                ],
-            )  # fmt: skip
-            db.execute("COMMIT")
-
-    return made
+    return functools.partial(make_version_1, path)
 
 
 @contextlib.contextmanager
@@ -94,16 +55,16 @@ def test_a_new_file_says_what_it_is(path: Path) -> None:
         assert schema.prepare(db, path) == schema.VERSION
 
         assert db.execute("PRAGMA application_id").fetchone() == (int.from_bytes(b"ocev"),)
-        assert db.execute("PRAGMA user_version").fetchone() == (2,)
+        assert db.execute("PRAGMA user_version").fetchone() == (3,)
     assert path.read_bytes()[68:72] == b"ocev"
 
 
 def test_a_newer_file_is_refused_and_stays_as_it_is(path: Path) -> None:
     with opened(path) as db:
-        db.execute("PRAGMA user_version = 3")
+        db.execute("PRAGMA user_version = 4")
     before = path.read_bytes()
 
-    sentence = f"the event log {path} has schema 3, made by a newer version; this one knows 2 at most"
+    sentence = f"the event log {path} has schema 4, made by a newer version; this one knows 3 at most"
     with other(path) as db, pytest.raises(DaemonError) as refused:
         schema.prepare(db, path)
     assert str(refused.value) == sentence
@@ -148,7 +109,7 @@ async def test_an_older_file_keeps_its_events_and_cursors(
     assert [one.cursor for one in page.events] == [b"0123456789-1", b"0123456789-2", b"abcdef0123-3"]
     assert [log.is_known(Cursor(OPEN_EPOCH, position)) for position in range(1, 5)] == [False, True, True, False]
     assert await put(log, [event(1), twin(1, seq=4), event(3)]) == [Appended(4, [event(3)], 2, log.epoch)]
-    assert logs == [{"event": "eventlog.migrated", "log_level": "info", "path": str(path), "schema": 1, "to": 2}]
+    assert logs == [{"event": "eventlog.migrated", "log_level": "info", "path": str(path), "schema": 1, "to": 3}]
 
 
 async def test_sequences_go_on_in_the_order_in_which_they_were_first_seen(
@@ -231,14 +192,6 @@ async def test_a_number_that_cannot_be_counted_is_left_out_of_the_history(
 
 
 # --- what is interrupted
-
-
-def tables(path: Path) -> list[tuple[object, ...]]:
-    with other(path) as db:
-        rows = db.execute("SELECT name, sql FROM sqlite_master ORDER BY name").fetchall()
-        for table in ("event", "epoch"):
-            rows += db.execute(f"SELECT * FROM {table}").fetchall()
-        return [*rows, db.execute("PRAGMA user_version").fetchone()]
 
 
 def test_a_migration_that_fails_leaves_the_file_as_it_was(path: Path, make_old: Callable[..., None]) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from opencode_events.errors import DaemonError, LogUnavailable
 from opencode_events.eventlog import database
-from opencode_events.eventlog.base import Appended
+from opencode_events.eventlog.base import Aggregate, Appended
 from opencode_events.eventlog.schema import VERSION
 from opencode_events.eventlog.sqlite import SqliteLog
 from opencode_events.events import Event
@@ -103,6 +103,32 @@ async def test_a_full_disk_refuses_and_what_is_there_stays(log: SqliteLog, path:
     db.execute("PRAGMA max_page_count = 100000")
     assert await put(log, [event(3, pad=100_000)]) == [Appended(3, [event(3, pad=100_000)], 0, log.epoch)]
     assert await positions(log) == [1, 2, 3]
+
+
+async def test_what_cannot_be_learned_changes_nothing(log: SqliteLog, path: Path) -> None:
+    await log.learn({"a": Aggregate(3)})
+    with other(path) as db:
+        db.execute(
+            "CREATE TRIGGER refuse BEFORE INSERT ON aggregate WHEN new.id = 'bad' "
+            "BEGIN SELECT raise(ABORT, 'no room'); END"
+        )
+    with pytest.raises(LogUnavailable, match="no room"):
+        await log.learn({"a": Aggregate(9), "bad": Aggregate(1), "c": Aggregate(2)})
+    assert log.append_nowait([[event(2)]]) is None
+
+    assert await log.aggregates() == {"a": Aggregate(3)}
+    await log.learn({"c": Aggregate(2)})
+    assert await log.aggregates() == {"a": Aggregate(3), "c": Aggregate(2)}
+    assert log.append_nowait([[event(2)]]) == [Appended(2, [event(2)], 0, log.epoch)]
+
+
+async def test_a_first_lesson_that_fails_leaves_the_log_unlearned(log: SqliteLog, path: Path) -> None:
+    with other(path) as db:
+        db.execute("CREATE TRIGGER refuse BEFORE INSERT ON mark BEGIN SELECT raise(ABORT, 'no room'); END")
+    with pytest.raises(LogUnavailable):
+        await log.learn({"a": Aggregate(9)})
+
+    assert await log.aggregates() is None
 
 
 ONE, TWO, SEQUENCED = [event(2)], [event(2), event(3)], [twin(2, seq=5)]
