@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 import aiohttp
 
 from opencode_events.cli import client
-from opencode_events.cli.sse import Parser, ServerSentEvent
+from opencode_events.sse import Parser, ServerSentEvent
 
 RETRY_S = 2.0
 """Seconds until the next try while the server has not named a time."""

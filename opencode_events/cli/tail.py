@@ -15,7 +15,7 @@ from opencode_events import wire
 from opencode_events.cli import client, render
 from opencode_events.cli.follow import follow
 from opencode_events.cli.options import setting_options, url_option
-from opencode_events.cli.sse import ServerSentEvent
+from opencode_events.sse import ServerSentEvent
 
 
 @click.command()
@@ -86,13 +86,14 @@ class Printer:
         for event in events:
             if self.is_done:
                 break
-            frame = render.read(event.data)
+            text = event.data.decode("utf-8", "replace")
+            frame = render.read(text)
             if self._left is not None and not frame.is_control:
                 self._left -= 1
             if not self._as_json:
                 lines.append(render.line(frame, at, self._width))
             elif self._control or not frame.is_control:
-                lines.append(event.data)
+                lines.append(text)
             if self._as_json and frame.type == wire.EXPIRED:
                 self.notify(expiry(frame.properties))
         if lines:

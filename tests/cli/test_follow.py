@@ -13,7 +13,7 @@ class Story:
     """What following a stream gave: data, pauses, what was said, and what was asked."""
 
     def __init__(self) -> None:
-        self.data: list[str] = []
+        self.data: list[bytes] = []
         self.pauses: list[float] = []
         self.said: list[str] = []
         self.asked: list[Asked] = []
@@ -41,7 +41,7 @@ async def story(*answers: Answer, params: tuple[tuple[str, str], ...] = ()) -> S
 
 
 def numbers(told: Story) -> list[int]:
-    return [int(data.rpartition(":")[2].rstrip("}")) for data in told.data]
+    return [int(data.rpartition(b":")[2].rstrip(b"}")) for data in told.data]
 
 
 @pytest.mark.parametrize("is_cut", [False, True], ids=["ended", "cut"])
