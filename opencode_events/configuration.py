@@ -3,6 +3,7 @@
 What there is to be set stands in `settings`. Here text becomes values, and a bad one is named with where it came from.
 """
 
+import dataclasses
 import math
 import os
 import tomllib
@@ -101,3 +102,17 @@ def load(
 ) -> Settings:
     """Return the settings: defaults, then `file`, then `env`, then `flags`. Raises SettingError: see `build`."""
     return build(gather(flags, env, file))
+
+
+def decided(settings: Settings) -> Settings:
+    """Return the settings with each `auto` that depends on whether there is an upstream decided."""
+    on_overflow, on_expired = ("catchup", "head") if settings.relay.upstream else ("end", "oldest")
+    broker = settings.broker
+    return dataclasses.replace(
+        settings,
+        broker=dataclasses.replace(
+            broker,
+            on_overflow=on_overflow if broker.on_overflow == "auto" else broker.on_overflow,
+            on_expired=on_expired if broker.on_expired == "auto" else broker.on_expired,
+        ),
+    )

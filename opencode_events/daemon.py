@@ -5,27 +5,36 @@ connections go, then tasks, then the log. A second signal skips the waiting.
 """
 
 import asyncio
+import contextlib
 import functools
 import gc
+import os
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import structlog
 from aiohttp import web
 
-from opencode_events import __version__, logs, sockets
+from opencode_events import __version__, configuration, credentials, logs, sockets
 from opencode_events.broker.broker import Broker
 from opencode_events.broker.subscriber import Subscriber
+from opencode_events.credentials import Credentials
 from opencode_events.errors import DaemonError
 from opencode_events.eventlog import logfile
 from opencode_events.eventlog.sqlite import SqliteLog
+from opencode_events.relay.passthrough import PassThrough
+from opencode_events.relay.relay import Relay
+from opencode_events.relay.upstream import Upstream
 from opencode_events.settings import Settings
 from opencode_events.statedir import StateDir
 from opencode_events.watchdog.patrol import Patrol, describe
 from opencode_events.watchdog.probe import best_probe
 from opencode_events.web.app import build_app, build_runner
 from opencode_events.web.connections import Connections
+from opencode_events.web.shield import Shield
 
 log = structlog.get_logger()
 
@@ -36,6 +45,7 @@ def run(settings: Settings, *, ready: Callable[[str], None] | None = None) -> in
     Raises DaemonError when it cannot start: another one runs on the state directory, the port is taken, the log
     cannot be opened.
     """
+    settings = configuration.decided(settings)
     logs.configure(settings.logging)
     with StateDir(settings.server.state_dir) as state, asyncio.Runner(loop_factory=_loop_factory(settings)) as runner:
         try:
@@ -61,19 +71,29 @@ async def _serve(settings: Settings, state: StateDir, ready: Callable[[str], Non
     listeners = sockets.listen(settings.server)
     descriptors = sockets.allow_descriptors(settings.broker.max_subscribers)
     eventlog = SqliteLog(logfile.locate(settings), settings.eventlog)
-    try:
+    async with contextlib.AsyncExitStack() as owned:
+        owned.callback(eventlog.close)
         loop = asyncio.get_running_loop()
         broker = Broker(settings.broker, eventlog, loop)
+        behind = await owned.enter_async_context(_stand_before(settings, broker))
         connections = Connections()
         sources = (broker.connections, connections.watched)
         patrol = Patrol(settings.watchdog, best_probe(), sources, work=time.thread_time)
         parts = {"broker": broker.statistics, "log": eventlog.statistics, "watchdog": patrol.statistics}
         app = build_app(
-            settings.server, broker, __version__, parts, connections=connections, look=functools.partial(look, patrol)
+            settings.server,
+            broker,
+            __version__,
+            {**parts, **behind.parts},
+            connections=connections,
+            look=functools.partial(look, patrol),
+            credentials=behind.credentials,
+            shield=behind.shield,
         )
         async with asyncio.TaskGroup() as tasks:
             work = tasks.create_task(broker.run(), name="broker")
             watchdog = tasks.create_task(patrol.run(), name="watchdog")
+            relay = tasks.create_task(behind.run(), name="relay")
             runner = build_runner(app)
             await runner.setup()
             connections.server = runner.server
@@ -105,16 +125,56 @@ async def _serve(settings: Settings, state: StateDir, ready: Callable[[str], Non
                 ready(url)
             await signals.first.wait()
             log.info("daemon.stopping", subscribers=len(broker.subscribers))
+            relay.cancel()
             await _stop(broker, servers, runner, signals, settings.server.drain_s)
             for connection in list(connections.watched()):
                 connection.evict("shutdown")  # an answer that nobody has read: the kernel would keep it for minutes
             await asyncio.sleep(0)
             work.cancel()
             watchdog.cancel()
-    finally:
-        eventlog.close()
     log.info("daemon.stopped")
     return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Behind:
+    """What there is of a server behind: nothing but defaults if there is none. `run` is its task."""
+
+    run: Callable[[], Coroutine[Any, Any, None]]
+    credentials: Credentials | None = None
+    shield: Shield | None = None
+    parts: Mapping[str, Callable[[], Mapping[str, object]]] = field(default_factory=dict)
+
+
+@contextlib.asynccontextmanager
+async def _stand_before(settings: Settings, broker: Broker) -> AsyncIterator[_Behind]:
+    """Stand before the server behind, if there is to be one: make its relay, and what passes requests on to it.
+
+    Raises SettingError for a password file that cannot be used.
+    """
+    if not settings.relay.upstream:
+        yield _Behind(run=_nothing)
+        return
+    held, limit = credentials.load(settings.relay, os.environ), settings.server.max_event_bytes
+    async with (
+        Upstream(settings.relay, held, max_row_bytes=limit) as upstream,
+        PassThrough(settings.relay, held) as pass_through,
+    ):
+        relay = Relay(settings.relay, broker, upstream, max_event_bytes=limit, directory=settings.server.state_dir)
+        broker.resync = relay.resync
+        shield = Shield(
+            pass_through=pass_through,
+            find_directory=relay.directories.find,
+            trouble=lambda: relay.trouble,
+            is_locked_out=lambda: relay.is_locked_out,
+            allow_publish=settings.relay.allow_publish,
+        )
+        parts = {"upstream": relay.statistics, "pass_through": pass_through.statistics}
+        yield _Behind(run=relay.run, credentials=held, shield=shield, parts=parts)
+
+
+async def _nothing() -> None:
+    """Relay nothing."""
 
 
 def look(patrol: Patrol, subscriber: Subscriber) -> Mapping[str, object]:

@@ -5,6 +5,7 @@ What there is to be set stands in `settings`.
 
 import dataclasses
 from typing import Any
+from urllib.parse import urlsplit
 
 from opencode_events.errors import SettingError
 
@@ -38,6 +39,17 @@ class Checked:
                 raise SettingError(spec.name, f"must be at least {least:g}, not {value!r}")
             if most is not None and value > most:
                 raise SettingError(spec.name, f"must be at most {most:g}, not {value!r}")
+
+
+def check_url(name: str, url: str) -> None:
+    """Raise SettingError unless `url` is that of a server: `http://host[:port]`, with nothing behind it."""
+    try:
+        parts = urlsplit(url)
+        is_server = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_server = False
+    if not is_server or "@" in url or url.rstrip("/") != f"{parts.scheme}://{parts.netloc}":
+        raise SettingError(name, f"must be the URL of a server, as http://127.0.0.1:4096, not {url!r}")
 
 
 @dataclasses.dataclass(frozen=True)

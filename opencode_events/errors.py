@@ -12,6 +12,7 @@
     │   ├── UnsupportedMedia    a content type or coding that is not taken
     │   ├── Forbidden           the Host, the Origin or the settings do not allow it
     │   ├── UpstreamAway        the server behind the shield cannot be reached, or broke off
+    │   │   └── UpstreamLocked      ...or wants a password that is not there
     │   └── UpstreamSlow        ...or does not answer in time
     ├── Busy                nobody's: a limit on how much at once; try again later
     ├── LogUnavailable      the store's: nothing can be appended at the moment
@@ -140,6 +141,10 @@ class UpstreamAway(RequestError):
 
     status = 502
     title = "Upstream is away"
+
+
+class UpstreamLocked(UpstreamAway):
+    """The server behind the shield wants a password, and another one than is held, or none is."""
 
 
 class UpstreamSlow(RequestError):

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from opencode_events.declared import Checked, Spec, setting
+from opencode_events.declared import Checked, Spec, check_url, setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -132,6 +132,12 @@ class BrokerSettings(Checked):
         "an upstream, whose clients know no end, and end without.",
         choices=("auto", "end", "catchup"),
     )
+    on_expired: str = setting(
+        "auto",
+        "Where a stream goes on whose place has been trimmed: at the `oldest` event, or at the `head`; `auto` is head "
+        "with an upstream, whose clients fetch everything anew, and oldest without.",
+        choices=("auto", "oldest", "head"),
+    )
     heartbeat_s: float = setting(
         10.0, "Seconds between heartbeats. opencode's own; its clients give up at 45.", at_least=0.01
     )
@@ -209,7 +215,9 @@ class RelaySettings(Checked):
         False, "Take events from others too while there is an upstream, whose stream is then not only its own."
     )
     upstream_silence_s: float = setting(
-        30.0, "Seconds without a byte from upstream before it is taken for hung: three of its heartbeats.", at_least=0.1
+        30.0,
+        "Seconds without a frame from upstream before it is taken for hung: three of its heartbeats.",
+        at_least=0.1,
     )
     upstream_retry_min_s: float = setting(
         1.0, "Seconds before the second try to reach upstream, at least; then twice as long each time.", at_least=0.01
@@ -237,6 +245,12 @@ class RelaySettings(Checked):
         "Of them, streams without an end (`/api/event`, websockets) at a time: each costs upstream a listener.",
         at_least=1,
     )
+
+    def __post_init__(self) -> None:
+        """Raise SettingError for a bad value."""
+        super().__post_init__()
+        if self.upstream:
+            check_url("upstream", self.upstream)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ import uvloop
 from aiohttp import web
 from structlog.testing import capture_logs
 
-from opencode_events import __version__, sockets, statedir
+from opencode_events import __version__, configuration, sockets, statedir
 from opencode_events.broker.broker import Broker
 from opencode_events.broker.connection import Terms
 from opencode_events.broker.lifecycle import Reason
@@ -257,7 +257,7 @@ def settings(state_dir: Path, **changes: object) -> Settings:
         own = {each.name for each in dataclasses.fields(group)} & wanted.keys()
         groups[field.name] = dataclasses.replace(group, **{name: wanted.pop(name) for name in own})
     assert not wanted, f"no such settings: {', '.join(wanted)}"
-    return Settings(**groups)
+    return configuration.decided(Settings(**groups))
 
 
 def kernel_states(port: int) -> dict[int, Tcp]:

@@ -22,8 +22,10 @@ PICTURE: dict[str, set[str]] = {
     "errors": set(),
     "jsontext": set(),
     "cursor": {"errors"},
+    "mint": set(),
+    "sse": set(),
     "twins": {"jsontext"},
-    "events": {"errors", "jsontext", "twins"},
+    "events": {"errors", "jsontext", "mint", "twins"},
     "declared": {"errors"},
     "settings": {"declared"},
     "configuration": {"errors", "declared", "settings"},
@@ -32,7 +34,8 @@ PICTURE: dict[str, set[str]] = {
     "systemd": {"errors"},
     # 2: they do not know each other
     "eventlog": {"errors", "cursor", "events", "settings", "twins"},
-    "wire": {"errors", "jsontext", "cursor", "events"},
+    "credentials": {"errors", "settings"},
+    "wire": {"errors", "jsontext", "cursor", "events", "mint"},
     "logs": {"errors", "settings"},
     # 3: the broker sees a protocol, not the databases that fulfil it
     "broker": {"errors", "cursor", "events", "settings", "wire", "eventlog.base"},
@@ -40,21 +43,25 @@ PICTURE: dict[str, set[str]] = {
     "watchdog": {"errors", "settings", "sockets", "broker.watched"},
     # 4: they do not know each other, nor the watchdog
     "web": {
-        "errors", "jsontext", "cursor", "twins", "events", "settings", "sockets", "logs", "wire", "eventlog.base",
-        "broker",
+        "errors", "jsontext", "cursor", "twins", "events", "settings", "credentials", "sockets", "logs", "wire",
+        "eventlog.base", "broker",
     },
-    "relay": {"errors", "jsontext", "cursor", "events", "settings", "logs", "wire", "broker"},
+    "relay": {
+        "errors", "jsontext", "cursor", "twins", "events", "sse", "settings", "credentials", "sockets", "wire",
+        "eventlog.base", "broker",
+    },
     # 5: the only one that knows all the parts
     "daemon": {
-        "errors", "jsontext", "cursor", "events", "settings", "statedir", "sockets", "systemd",
+        "errors", "jsontext", "cursor", "events", "settings", "configuration", "credentials", "statedir", "sockets",
+        "systemd",
         "eventlog", "wire", "logs", "broker", "watchdog", "web", "relay",
     },
     # 6: these use the daemon from outside, over HTTP, like any stranger; only the command line may also start it
     "bench": {"errors", "events", "settings", "wire"},
     # ...and look into the log's file where no daemon needs to run.
     "cli": {
-        "errors", "declared", "cursor", "events", "settings", "configuration", "statedir", "eventlog", "wire", "logs",
-        "daemon", "bench",
+        "errors", "declared", "cursor", "events", "sse", "settings", "configuration", "credentials", "statedir",
+        "eventlog", "wire", "logs", "daemon", "bench",
     },
     "__main__": {"cli"},
 }  # fmt: skip
@@ -64,14 +71,15 @@ NOT_BELOW_THE_BROKER = {"aiohttp", "aiohttp_sse", "sqlite3"}
 
 # Modules that run without a loop, a clock, a socket or a thread, so that a bug there is found with a three-line test.
 PURE = {
-    "errors", "jsontext", "cursor", "twins", "events", "wire", "broker.selection", "broker.backlog", "broker.feed",
+    "errors", "declared", "jsontext", "cursor", "mint", "twins", "events", "sse", "wire", "broker.selection",
+    "broker.announcement", "broker.backlog", "broker.feed", "relay.headers", "relay.jsonarray", "relay.past",
     "broker.budget", "broker.outbox", "broker.recent", "eventlog.epochs", "watchdog.classify", "watchdog.track",
 }  # fmt: skip
 IMPURE = {
     "_thread", "aiohttp", "aiohttp_sse", "asyncio", "datetime", "multiprocessing", "select", "selectors", "signal",
     "socket", "sqlite3", "ssl", "subprocess", "threading", "time", "uvloop",
 }  # fmt: skip
-PURE_BUT = {"events": {"time"}}  # the default of mint_id's argument `now_s`
+PURE_BUT = {"mint": {"time"}}  # the default of mint_id's argument `now_s`
 
 # Two or three screens' worth of reading after which one knows a module. What is longer has two subjects; half a dozen
 # short files with one subject each are found by name, and two people can change them at once.

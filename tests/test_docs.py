@@ -3,6 +3,7 @@ that a user can see.
 
 An HTML comment before a fenced block, or alone, says what is done with it here:
 
+    <!-- upstream -->    start a real opencode server, which the daemon will stand in front of; and so for its block:
     <!-- daemon -->      start a daemon; a ```sh block that follows is what a person would type for that
     <!-- run -->         run the ```sh block; it must succeed
     <!-- run NAME -->    leave it running, when it has subscribed, and call it NAME
@@ -11,10 +12,11 @@ An HTML comment before a fenced block, or alone, says what is done with it here:
     <!-- shape -->       the last `run` printed JSON with these members, of these types
     <!-- stop NAME -->   Ctrl-Z; `continue NAME` is fg
 
-Each ```sh block has one of the first three. A block that is not to be run is ```console, ```text or the like.
+Each ```sh block has one of the first four. A block that is not to be run is ```console, ```text or the like.
 """
 
 import ast
+import contextlib
 import http.client
 import json
 import os
@@ -37,6 +39,8 @@ from opencode_events import configuration, errors, settings, statedir, wire
 from opencode_events.broker.lifecycle import TOLD, Reason
 from opencode_events.cli.main import main
 from opencode_events.web.publish import ReceiptWithIds
+from tests.real.opencode import Opencode
+from tests.real.stub import Stub
 
 ROOT = Path(__file__).parent.parent
 PAGES = {path.relative_to(ROOT).as_posix(): path for path in (*ROOT.glob("*.md"), *sorted(ROOT.glob("docs/*.md")))}
@@ -45,7 +49,7 @@ TAIL_BYTES = 64 * 1024
 
 # A comment, a block, or a comment with its block right below.
 STEP = re.compile(
-    r"^(?=<!-- (?:daemon|run|shows|shape|stop|continue)\b|```)"
+    r"^(?=<!-- (?:upstream|daemon|run|shows|shape|stop|continue)\b|```)"
     r"(?:<!-- (?P<action>\w+)(?: (?P<name>\w+))?(?:\n(?P<inside>.*?))? ?-->\n*)?"
     r"(?:```(?P<tag>\w*)\n(?P<body>.*?)^```$)?",
     re.DOTALL | re.MULTILINE,
@@ -62,6 +66,7 @@ VOLATILE = (
     (r"http://127\.0\.0\.1:\d+", "URL"),
     (r"\bpid \d+\b", "pid N"),
     (r"^(Date|Server): .*$", r"\1: ..."),
+    (r'"directory":"[^"]*/project"', '"directory":"PROJECT"'),
 )
 
 
@@ -117,6 +122,8 @@ class Reader:
         self.state_dir = home / ".local/state/opencode-events"
         self.printed = ""
         self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._upstream: Opencode | None = None
+        self._behind = contextlib.ExitStack()
         command = home / "bin" / "opencode-events"
         command.parent.mkdir()
         command.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m opencode_events "$@"\n')
@@ -141,11 +148,14 @@ class Reader:
             process.wait()
         if statedir.is_held(self.state_dir):
             self.run("opencode-events stop --now")
+        self._behind.close()
 
     def follow(self, step: Step) -> None:
         match step.action:
+            case "upstream":
+                self.start_upstream()
             case "daemon":
-                self.run("opencode-events start")
+                self.start()
             case "run" if step.name:
                 self.run_on(step.name, step.body)
             case "run":
@@ -161,6 +171,18 @@ class Reader:
                 os.killpg(self._running[step.name].pid, signal.SIGSTOP)
             case "continue":
                 os.killpg(self._running[step.name].pid, signal.SIGCONT)
+
+    def start_upstream(self) -> None:
+        model = self._behind.enter_context(Stub())
+        self._upstream = Opencode(self.home / "opencode", model)
+        self._behind.callback(self._upstream.close)
+        self._upstream.start()
+
+    def start(self) -> None:
+        """Start the daemon, and wait until it is ready."""
+        upstream = "" if self._upstream is None else f"--upstream {self._upstream.url}"
+        self.run(f"opencode-events start {upstream}")
+        assert eventually(lambda: self.ask("/-/ready")["ready"])
 
     def run(self, command: str) -> str:
         done = subprocess.run(
@@ -189,12 +211,16 @@ class Reader:
         return "http://127.0.0.1:4097" if found is None else found.url
 
     def subscriptions(self) -> int:
-        connection = http.client.HTTPConnection(urlsplit(self.url()).netloc, timeout=30)
-        connection.request("GET", "/-/status")
-        opened = json.loads(connection.getresponse().read())["broker"]["subscribers_opened"]
-        connection.close()
+        opened = self.ask("/-/status")["broker"]["subscribers_opened"]
         assert isinstance(opened, int)
         return opened
+
+    def ask(self, path: str) -> Any:
+        connection = http.client.HTTPConnection(urlsplit(self.url()).netloc, timeout=30)
+        connection.request("GET", path)
+        answer = json.loads(connection.getresponse().read())
+        connection.close()
+        return answer
 
     def file(self, name: str) -> Path:
         return self.home / f"{name}.output"
@@ -228,7 +254,9 @@ def test_the_commands_of_a_page_do_what_it_shows(page: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("page", PAGES)
 def test_a_block_of_shell_commands_is_run(page: str) -> None:
-    idle = [step.body for step in steps(read(page)) if step.tag == "sh" and step.action not in ("daemon", "run")]
+    idle = [
+        step.body for step in steps(read(page)) if step.tag == "sh" and step.action not in ("upstream", "daemon", "run")
+    ]
     empty = [step for step in steps(read(page)) if step.action in ("run", "shows", "shape") and not step.body]
 
     assert not idle, "put <!-- run --> above it, or tag it console"
@@ -385,8 +413,9 @@ def test_every_path_is_told() -> None:
 
 def test_every_member_of_the_statistics_is_told() -> None:
     """What the page shows is compared with the daemon's; here each member that is shown has its words."""
-    shown = [json.loads(step.body) for step in steps(read("docs/operations.md")) if step.action == "shape"]
-    names = set(members(shown)) - {"url", "broker", "log", "live"}
+    pages = read("docs/operations.md") + read("docs/shield.md")
+    shown = [json.loads(step.body) for step in steps(pages) if step.action == "shape"]
+    names = set(members(shown)) - {"broker", "log"}
 
     assert "held_bytes_peak" in names
     told = "\n".join(line for line in read("docs/operations.md").splitlines() if line.startswith("|"))

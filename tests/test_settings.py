@@ -216,3 +216,48 @@ def test_whatever_is_given_is_taken_or_refused_by_name(name: str, value: object)
         refused_for = error.name
 
     assert refused_for in (None, name)
+
+
+# --- what depends on an upstream
+
+
+@pytest.mark.parametrize(
+    ("upstream", "expected"), [("", ("end", "oldest")), ("http://127.0.0.1:4096", ("catchup", "head"))]
+)
+def test_what_is_left_to_decide_depends_on_the_server_behind(upstream: str, expected: tuple[str, str]) -> None:
+    broker = configuration.decided(configuration.load({"upstream": upstream}, {})).broker
+
+    assert (broker.on_overflow, broker.on_expired) == expected
+
+
+def test_what_was_chosen_is_not_decided_again() -> None:
+    flags = {"upstream": "http://127.0.0.1:4096", "on_overflow": "end", "on_expired": "oldest"}
+    broker = configuration.decided(configuration.load(flags, {})).broker
+
+    assert (broker.on_overflow, broker.on_expired) == ("end", "oldest")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "127.0.0.1:4096",
+        "ftp://h",
+        "http://",
+        "http://h/path",
+        "http://u:p@h",
+        "http://h?x=1",
+        "http://h:0",
+        "http://h:x",
+    ],
+)
+def test_an_upstream_is_a_server_and_nothing_more(url: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        configuration.load({"upstream": url}, {})
+
+    assert caught.value.name == "upstream"
+    assert repr(url) in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:4096", "http://localhost:4096/", "https://[::1]", "http://h"])
+def test_an_upstream_may_be_any_server(url: str) -> None:
+    assert configuration.load({"upstream": url}, {}).relay.upstream == url

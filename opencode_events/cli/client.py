@@ -9,7 +9,7 @@ from pathlib import Path
 
 import aiohttp
 
-from opencode_events import __version__, statedir
+from opencode_events import __version__, credentials, statedir
 from opencode_events.cli.exits import Exit
 from opencode_events.cli.options import only
 from opencode_events.errors import DaemonError, OpencodeEventsError
@@ -50,11 +50,14 @@ def session() -> aiohttp.ClientSession:
     """Return a session without a deadline for the whole of a request: streams have none.
 
     Over HTTPS it trusts what the system trusts, and the certificate that the environment names for the daemon itself.
+    The password is the one that the environment names for the daemon, too. Raises SettingError when it cannot be read.
     """
+    held = credentials.load(only(("upstream_username", "upstream_password_file"), None, {}).relay, os.environ)
+    shown = {} if held is None else {"Authorization": held.authorization}
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(ssl=trust(os.environ.get(CERTIFICATE_VARIABLE))),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),
-        headers={"User-Agent": f"opencode-events/{__version__}", "Accept-Encoding": "identity"},
+        headers={"User-Agent": f"opencode-events/{__version__}", "Accept-Encoding": "identity", **shown},
     )
 
 

@@ -13,6 +13,7 @@ from opencode_events.broker.lifecycle import Reason, State
 from opencode_events.broker.report import report
 from opencode_events.broker.subscriber import Subscriber
 from opencode_events.errors import NoSuchSubscriber
+from opencode_events.web.shield import Shield
 
 # A subscriber's number, as it may stand in a path.
 ID = re.compile("[0-9]{1,18}")
@@ -35,11 +36,14 @@ def answer(document: object) -> web.Response:
 class Operate:
     """The handlers. `parts` are the statistics of each part of the daemon, by name; `look` is the watchdog's."""
 
-    def __init__(self, version: str, broker: Broker, parts: Mapping[str, Statistics], look: Look) -> None:
+    def __init__(
+        self, version: str, broker: Broker, parts: Mapping[str, Statistics], look: Look, shield: Shield | None = None
+    ) -> None:
         self._version = version
         self._broker = broker
         self._parts = parts
         self._look = look
+        self._shield = shield
         self._started_at = time.monotonic()
 
     async def healthy(self, request: web.Request) -> web.Response:
@@ -47,10 +51,11 @@ class Operate:
         return answer({"healthy": True})
 
     async def ready(self, request: web.Request) -> web.Response:
-        """Answer 200 when events can be published and subscribed to, else 503 with the reasons."""
-        trouble = self._broker.trouble
-        response = answer({"ready": trouble is None, "reasons": [] if trouble is None else [trouble]})
-        if trouble is not None:
+        """Answer 200 when events come and can be subscribed to, else 503 with the reasons."""
+        troubles = (self._broker.trouble, None if self._shield is None else self._shield.trouble())
+        reasons = [trouble for trouble in troubles if trouble is not None]
+        response = answer({"ready": not reasons, "reasons": reasons})
+        if reasons:
             response.set_status(503)
             response.headers["Retry-After"] = "1"
         return response

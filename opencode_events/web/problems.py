@@ -7,7 +7,8 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from opencode_events.errors import Busy, LogUnavailable, RequestError
+from opencode_events.errors import Busy, Forbidden, LogUnavailable, RequestError
+from opencode_events.web.access import Access
 from opencode_events.web.connections import Connections
 from opencode_events.web.cors import Cors
 
@@ -24,26 +25,41 @@ def problem(status: int, title: str, detail: str, members: Mapping[str, object] 
     return web.Response(status=status, body=msgspec.json.encode(document), headers=headers)
 
 
-def guarded(handler: Handler, cors: Cors, connections: Connections) -> Handler:
-    """Return `handler` with its errors turned into problem documents, and its answers readable across origins.
+class Guard:
+    """Makes of a handler what may stand at a path: asked for by those who may, and with an answer whatever happens.
 
-    The watchdog is told when an answer begins and ends.
+    Errors become problem documents, answers can be read across origins, and the watchdog is told when one begins and
+    ends.
     """
 
-    async def answer(request: web.Request) -> web.StreamResponse:
-        connection = connections.began(request)
-        try:
-            return await refusing(request)
-        finally:
-            if connection is not None:
-                connection.active -= 1
-                connection.answered += 1
+    def __init__(self, access: Access, cors: Cors, connections: Connections) -> None:
+        self._access = access
+        self._cors = cors
+        self._connections = connections
 
-    async def refusing(request: web.Request) -> web.StreamResponse:
+    def __call__(self, handler: Handler) -> Handler:
+        """Return `handler`, guarded."""
+
+        async def answer(request: web.Request) -> web.StreamResponse:
+            connection = self._connections.began(request)
+            try:
+                response = await self._serve(handler, request)
+            finally:
+                if connection is not None:
+                    connection.active -= 1
+                    connection.answered += 1
+            if not response.prepared:
+                self._cors.allow(request, response.headers)
+            return response
+
+        return answer
+
+    async def _serve(self, handler: Handler, request: web.Request) -> web.StreamResponse:
         try:
-            response = await handler(request)
+            refused = self._access.check(request)
+            return await handler(request) if refused is None else refused
         except RequestError as error:
-            response = problem(error.status, error.title, str(error), error.members() | error.counts)
+            return problem(error.status, error.title, str(error), error.members() | error.counts)
         except LogUnavailable as error:
             response = problem(503, "Event log unavailable", str(error), error.counts)
             response.headers["Retry-After"] = str(error.retry_after_s)
@@ -58,11 +74,7 @@ def guarded(handler: Handler, cors: Cors, connections: Connections) -> Handler:
         except Exception:  # a bug of ours; the caller gets the same form as for its own
             log.exception("request.failed", method=request.method, path=request.path)
             response = problem(500, "Internal error", "the daemon has a bug; its log tells more")
-        if not response.prepared:
-            cors.allow(request, response.headers)
         return response
-
-    return answer
 
 
 def refusal(status: HTTPStatus, *, allow: str = "") -> Handler:
@@ -74,5 +86,14 @@ def refusal(status: HTTPStatus, *, allow: str = "") -> Handler:
         if allow:
             response.headers["Allow"] = allow
         return response
+
+    return refuse
+
+
+def forbidding(reason: str) -> Handler:
+    """Return a handler that refuses whatever comes, because a setting says so."""
+
+    async def refuse(request: web.Request) -> web.Response:
+        raise Forbidden(f"{request.method} {request.path}: {reason}")
 
     return refuse

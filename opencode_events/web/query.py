@@ -28,8 +28,18 @@ class Wish:
     after: str | None
 
 
-def read_wish(request: web.BaseRequest, stream: Stream, on_overflow: str = "end") -> Wish:
-    """Return what a GET of `stream` asks for. `on_overflow` is what it gets that does not say."""
+def read_wish(
+    request: web.BaseRequest,
+    stream: Stream,
+    on_overflow: str = "end",
+    *,
+    end: str = "clean",
+    needs_directory: bool = True,
+) -> Wish:
+    """Return what a GET of `stream` asks for. `on_overflow` and `end` are what it gets that does not say.
+
+    The directory of an instance stream is empty if it was not named, and need not be.
+    """
     query = request.query
     on_overflow = _choice(query, "on_overflow", ("end", "catchup"), on_overflow)
     sync = _choice(query, "sync", ("all", "none", "only"), "all")
@@ -38,20 +48,22 @@ def read_wish(request: web.BaseRequest, stream: Stream, on_overflow: str = "end"
     selection = Selection(
         stream=stream,
         form=_form(request.headers),
-        directory=read_directory(request) if stream == "instance" else None,
+        directory=read_directory(request, is_needed=needs_directory) if stream == "instance" else None,
         sessions=_values(query, "session"),
         types=_values(query, "types", MAX_TYPE_CHARS),
         sync=cast(Literal["all", "none", "only"], sync),
         workspaces=_values(query, "workspace"),
     )
-    end = cast(End, _choice(query, "end", ("clean", "abort"), "clean"))
-    return Wish(selection=selection, on_overflow=cast(OnOverflow, on_overflow), end=end, after=_after(request))
+    end = _choice(query, "end", ("clean", "abort"), end)
+    return Wish(
+        selection=selection, on_overflow=cast(OnOverflow, on_overflow), end=cast(End, end), after=_after(request)
+    )
 
 
-def read_directory(request: web.BaseRequest) -> str:
+def read_directory(request: web.BaseRequest, *, is_needed: bool = True) -> str:
     """Return the directory of an instance: of the query, or of the header, where it is URI-encoded."""
     directory = request.query.get("directory") or unquote(request.headers.get("x-opencode-directory", ""))
-    if not directory:
+    if not directory and is_needed:
         raise InvalidFilter("directory is missing: ?directory=D or the header x-opencode-directory", field="directory")
     return _text(directory, "directory")
 

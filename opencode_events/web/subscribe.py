@@ -1,7 +1,7 @@
 """`GET /event` and `GET /global/event`: register, send the head and `server.connected`, hand the connection over."""
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
@@ -12,11 +12,13 @@ from opencode_events.broker.broker import Broker
 from opencode_events.broker.connection import Terms
 from opencode_events.broker.lifecycle import Reason
 from opencode_events.cursor import parse
+from opencode_events.errors import Busy
 from opencode_events.events import Stream
 from opencode_events.settings import ServerSettings
 from opencode_events.web.connections import peer
 from opencode_events.web.cors import Cors
 from opencode_events.web.query import Wish, read_wish
+from opencode_events.web.shield import Shield
 from opencode_events.web.takeover import hand_over
 from opencode_events.web.turnstile import Turnstile
 
@@ -63,19 +65,25 @@ class Subscribe:
     """The handler of one stream."""
 
     def __init__(
-        self, stream: Stream, broker: Broker, settings: ServerSettings, cors: Cors, turnstile: Turnstile
+        self,
+        stream: Stream,
+        broker: Broker,
+        settings: ServerSettings,
+        cors: Cors,
+        turnstile: Turnstile,
+        shield: Shield | None = None,
     ) -> None:
         self._stream = stream
         self._broker = broker
         self._settings = settings
         self._cors = cors
         self._turnstile = turnstile
+        self._shield = shield
 
     async def __call__(self, request: web.Request) -> web.StreamResponse:
         """Serve one subscriber. Returns when the connection is taken over, or over."""
         await self._turnstile.enter()
-        on_overflow = self._broker.settings.on_overflow
-        wish = read_wish(request, self._stream, "end" if on_overflow == "auto" else on_overflow)
+        wish = await self._read_wish(request)
         is_chunked = request.version >= (1, 1)
         terms = Terms(peer=peer(request.transport), on_overflow=wish.on_overflow, end=wish.end, is_chunked=is_chunked)
         start = self._find(wish.after)
@@ -97,6 +105,19 @@ class Subscribe:
             raise
         return response
 
+    async def _read_wish(self, request: web.Request) -> Wish:
+        """Return what is asked for, and what goes without saying: opencode's clients come again after a cut only."""
+        shield, on_overflow = self._shield, self._broker.settings.on_overflow
+        if shield is None:
+            return read_wish(request, self._stream, on_overflow)
+        if shield.is_locked_out():
+            raise Busy(shield.trouble() or "upstream wants a password", retry_after_s=5)
+        wish = read_wish(request, self._stream, on_overflow, end="abort", needs_directory=False)
+        directory = wish.selection.directory
+        if directory is None:
+            return wish
+        return replace(wish, selection=replace(wish.selection, directory=await shield.find_directory(directory)))
+
     def _find(self, asked: str | None) -> Start:
         """Return where a stream starts that was asked to go on after a cursor, or with the earliest event."""
         if asked is None:
@@ -110,7 +131,7 @@ class Subscribe:
         if not self._broker.is_known(cursor):
             return Start(missed="epoch")
         if cursor.position < earliest:
-            return Start(after=earliest, missed="trimmed")
+            return Start(after=None if self._broker.settings.on_expired == "head" else earliest, missed="trimmed")
         return Start(after=cursor.position)
 
     def _greeting(self, wish: Wish, start: Start, position: int) -> bytes:

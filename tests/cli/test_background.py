@@ -194,7 +194,7 @@ def test_stop_waits_for_readers_and_now_does_not(shell: Shell, tmp_path: Path) -
     with socket.socket() as stuck:
         stuck.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         stuck.connect((address.hostname, address.port))
-        stuck.sendall(b"GET /global/event HTTP/1.1\r\nHost: x\r\n\r\n")
+        stuck.sendall(b"GET /global/event HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert stuck.recv(12) == b"HTTP/1.1 200"
         shell("publish", str(recording))
 

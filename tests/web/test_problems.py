@@ -21,9 +21,10 @@ from opencode_events.errors import (
     TooLarge,
     UnsupportedMedia,
 )
+from opencode_events.web.access import Access
 from opencode_events.web.connections import Connections
 from opencode_events.web.cors import Cors
-from opencode_events.web.problems import guarded, problem, refusal
+from opencode_events.web.problems import Guard, problem, refusal
 
 
 def document(response: web.StreamResponse) -> dict[str, Any]:
@@ -36,15 +37,18 @@ def document(response: web.StreamResponse) -> dict[str, Any]:
     return found
 
 
+def guard() -> Guard:
+    cors = Cors(frozenset())
+    return Guard(Access(None, frozenset(), cors), cors, Connections())
+
+
 async def answer(error: Exception, **headers: str) -> web.StreamResponse:
     """Return what a handler that raises `error` is made to answer."""
 
     async def handler(request: web.Request) -> web.StreamResponse:
         raise error
 
-    return await guarded(handler, Cors(frozenset()), Connections())(
-        make_mocked_request("GET", "/event", headers=headers)
-    )
+    return await guard()(handler)(make_mocked_request("GET", "/event", headers={"Host": "localhost", **headers}))
 
 
 @pytest.mark.parametrize(
@@ -124,9 +128,8 @@ async def test_a_good_answer_passes_with_the_headers_for_pages() -> None:
     async def handler(request: web.Request) -> web.StreamResponse:
         return web.Response(text="fine")
 
-    response = await guarded(handler, Cors(frozenset()), Connections())(
-        make_mocked_request("GET", "/event", headers={"Origin": "http://localhost"})
-    )
+    headers = {"Host": "localhost", "Origin": "http://localhost"}
+    response = await guard()(handler)(make_mocked_request("GET", "/event", headers=headers))
     assert (response.status, response.headers["Access-Control-Allow-Origin"]) == (200, "http://localhost")
 
 
@@ -159,7 +162,7 @@ async def test_whoever_gives_up_is_not_answered() -> None:
         raise asyncio.CancelledError
 
     with pytest.raises(asyncio.CancelledError):
-        await guarded(handler, Cors(frozenset()), Connections())(make_mocked_request("GET", "/event"))
+        await guard()(handler)(make_mocked_request("GET", "/event", headers={"Host": "localhost"}))
 
 
 @pytest.mark.parametrize(
