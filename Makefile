@@ -15,11 +15,13 @@ PYTHON ?= $(shell for name in python3.13 python3.12 python3.11 python3; do \
 LOCK_PYTHON ?= python3.11
 
 VENV := .venv
+NODE_MODULES := tests/real/node_modules
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # What a target starts, as PACKAGE:COMMAND or PACKAGE:FILE, for not each command has the name of its Debian package.
-# Tests start clients, and make networks for them.
-SYSTEM_PACKAGES := curl:curl chromium:chromium openssl:openssl iproute2:ip iptables:/usr/sbin/iptables
+# Tests start clients, and make networks for them. The real opencode's are started by node, on a screen of tmux's.
+SYSTEM_PACKAGES := curl:curl chromium:chromium openssl:openssl iproute2:ip iptables:/usr/sbin/iptables \
+	nodejs:node npm:npm tmux:tmux git:git
 # What `bench-peers` compares with.
 PEER_PACKAGES := libnginx-mod-nchan:/usr/lib/nginx/modules/ngx_nchan_module.so nginx-light:/usr/sbin/nginx \
 	redis-server:redis-server gcc:gcc libc6-dev:/usr/include/stdio.h
@@ -29,6 +31,8 @@ BENCH_ARGS ?=
 PEERS_ARGS ?=
 SOAK_ARGS ?=
 PYTEST_ARGS ?=
+# More of them than cores: most tests wait for a socket, a process or a limit.
+TEST_PROCESSES ?= 3
 
 # $(call apt_install,PACKAGES,WHAT FOR)
 define apt_install
@@ -59,9 +63,8 @@ run: $(VENV)/.runtime  ## start the daemon in the foreground; RUN_ARGS="--port 4
 	@exec $(BIN)/opencode-events run $(RUN_ARGS)
 
 .PHONY: test
-test: $(VENV)/.dev .system-packages  ## run all tests, with branch coverage; PYTEST_ARGS="-k backlog" selects
-	@$(BIN)/coverage run -m pytest $(PYTEST_ARGS)
-	$(BIN)/coverage report
+test: $(VENV)/.dev .system-packages $(NODE_MODULES)/.installed  ## run all tests, with branch coverage; PYTEST_ARGS="-k backlog" selects
+	@$(BIN)/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=loadfile --cov --cov-report=term-missing:skip-covered $(PYTEST_ARGS)
 
 .PHONY: soak
 soak: $(VENV)/.dev .system-packages  ## ten minutes at the default limits: who is kept, who is ended, and when; SOAK_ARGS adds options
@@ -122,7 +125,7 @@ lock upgrade:
 
 .PHONY: clean
 clean:  ## remove everything that was made, .venv included
-	@rm -rf $(VENV) build dist *.egg-info .coverage .coverage.* htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf $(VENV) $(NODE_MODULES) build dist *.egg-info .coverage .coverage.* htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # From here on: files and checks that the targets above stand on. A stamp is as new as what was installed under it.
@@ -162,6 +165,13 @@ $(VENV)/.dev: $(VENV)/.runtime requirements/dev.txt
 	@echo "installing requirements/dev.txt"
 	$(PIP) install --require-hashes -r requirements/dev.txt
 	touch $@
+
+# opencode and the programs that talk to it, for the tests that want the real ones: for Linux on x86-64 only. To change a
+# version, change it in package.json, and run `npm install` there.
+$(NODE_MODULES)/.installed: tests/real/package.json tests/real/package-lock.json tests/real/.npmrc | .system-packages
+	@echo "installing tests/real/package-lock.json"
+	cd tests/real && npm ci --loglevel=error
+	touch node_modules/.installed
 
 build/lock/.done:
 	@$(LOCK_PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || {

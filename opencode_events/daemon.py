@@ -167,6 +167,7 @@ async def _stand_before(settings: Settings, broker: Broker) -> AsyncIterator[_Be
             find_directory=relay.directories.find,
             trouble=lambda: relay.trouble,
             is_locked_out=lambda: relay.is_locked_out,
+            announcements=relay.announcements,
             allow_publish=settings.relay.allow_publish,
         )
         parts = {"upstream": relay.statistics, "pass_through": pass_through.statistics}

@@ -32,6 +32,8 @@ log = structlog.get_logger()
 
 # Instances that clients are told to load anew; each is a frame to everybody.
 DIRECTORIES = 200
+# Seconds after a gap in which those who come without a cursor are told of it: clients come back within half of that.
+LATE_S = 60.0
 # Seconds between two reads of a stream in flood: what comes meanwhile shares a commit, and a write to each subscriber.
 PACE_S = 0.005
 
@@ -81,6 +83,7 @@ class Relay:
         self._directories: dict[str, None] = {}  # the instances that were heard of, the latest last
         self._connections = 0
         self._gaps = 0
+        self._gap_at: float | None = None
         self._refilled = 0
 
     async def run(self) -> None:
@@ -213,6 +216,14 @@ class Relay:
         disposals = [Announcement(DISPOSED, {"directory": name}, name) for name in self._directories]
         return [Announcement(wire.CONNECTED), *disposals]
 
+    def announcements(self) -> list[Announcement]:
+        """Return what a fresh stream has to be told: what was said behind a gap a moment ago, while it was not here.
+
+        `server.connected` it has been told anyway.
+        """
+        is_late = self._gap_at is not None and time.monotonic() - self._gap_at < LATE_S
+        return self.resync()[1:] if is_late else []
+
     def _taken(self, appended: Sequence[Event]) -> None:
         self._note_directories(event.directory for event in appended)
         for event in appended:
@@ -228,6 +239,7 @@ class Relay:
     async def _mark(self, refilled: int) -> None:
         """Log that upstream was not heard for a while, for whoever comes across it."""
         self._gaps += 1
+        self._gap_at = time.monotonic()
         self._refilled += refilled
         now_ms = int(self._clock() * 1000)
         await self._intake.append([events.gap(self._known_until_ms, now_ms, refilled)])

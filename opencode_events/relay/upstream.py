@@ -22,6 +22,8 @@ from opencode_events.settings import RelaySettings
 EVENT_STREAM = "text/event-stream"
 # Seconds for a small answer: a busy server takes some, one that hangs all of them.
 ANSWER_S = 10.0
+# And of waiting for the first sign of life, one try after the other.
+PROBES_S = (1.0, 3.0, ANSWER_S)
 # Bytes that are read ahead of an answer; of the stream as much as comes in a burst between two turns.
 READ_BYTES = 256 * 1024
 # Bytes that a small answer may have: a server that is another program may send anything.
@@ -59,9 +61,9 @@ class Upstream:
 
         It is closed at the end whatever it still has to say. Who reads it may close it before.
         """
+        await self._probe()
         # What upstream compresses it would hold back; it does not, unless it is asked.
         headers = {"Accept": EVENT_STREAM, "Accept-Encoding": "identity", "Cache-Control": "no-cache"}
-        # One that was connected to while upstream was starting may never be answered.
         within_s = min(ANSWER_S, self._settings.upstream_silence_s)
         response = await self._ask("GET", "/global/event", within_s, headers=headers)
         try:
@@ -70,6 +72,24 @@ class Upstream:
             yield response
         finally:
             response.close()
+
+    async def _probe(self) -> None:
+        """Wait until upstream answers: for half a second after its port opens it takes requests, and answers none."""
+        for patience_s in PROBES_S:
+            try:
+                async with asyncio.timeout(patience_s):
+                    response = await self._opened().get(self._base + "/global/health", allow_redirects=False)
+                response.close()  # whatever it is
+                return
+            except TimeoutError:
+                continue
+            except (aiohttp.ClientError, OSError, ValueError) as error:
+                raise UpstreamAway(f"GET /global/health: {error!s:.200}") from error
+        raise UpstreamSlow(f"GET /global/health was not answered within {PROBES_S[-1]:g} s")
+
+    def _opened(self) -> aiohttp.ClientSession:
+        assert self._session is not None
+        return self._session
 
     async def history(self, known: Mapping[str, int]) -> AsyncGenerator[list[bytes], None]:
         """Yield the rows that lie behind the sequence numbers in `known`, as text, and all of other aggregates.
@@ -133,10 +153,9 @@ class Upstream:
 
     async def _ask(self, method: str, path: str, within_s: float, **extra: Any) -> aiohttp.ClientResponse:
         """Return an answer of status 200 whose body is not read. Raises UpstreamAway, -Locked or -Slow."""
-        assert self._session is not None
         try:
             async with asyncio.timeout(within_s):
-                response = await self._session.request(method, self._base + path, allow_redirects=False, **extra)
+                response = await self._opened().request(method, self._base + path, allow_redirects=False, **extra)
         except TimeoutError as error:
             raise UpstreamSlow(f"{method} {path} was not answered within {within_s:g} s") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:

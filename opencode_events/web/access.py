@@ -63,7 +63,8 @@ class Access:
         authority = self._check_host(request)
         if request.method not in SAFE_METHODS or is_upgrade(request):
             self._check_origin(request, authority)
-        if self._credentials is None or is_preflight(request) or request.path in OPEN_PATHS:
+        # As it is written: decoded, "/-%2Fhealthy" is the same, but to the router a path of the server behind.
+        if self._credentials is None or is_preflight(request) or request.rel_url.raw_path in OPEN_PATHS:
             return None
         token = request.query.get("auth_token")
         if self._credentials.matches(request.headers.get(hdrs.AUTHORIZATION), token):

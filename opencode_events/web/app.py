@@ -17,7 +17,7 @@ from opencode_events.web.history import History
 from opencode_events.web.operate import Look, Operate, Statistics, nothing_seen
 from opencode_events.web.problems import Guard, Handler, forbidding, refusal
 from opencode_events.web.publish import Publish
-from opencode_events.web.shield import Shield
+from opencode_events.web.shield import Shield, spelled_out
 from opencode_events.web.subscribe import Subscribe
 from opencode_events.web.turnstile import Turnstile
 
@@ -69,6 +69,13 @@ def build_app(
     if shield is None:
         routes["/global/health"] = {"GET": operate.health}
         routes["/sync/history"] = {"POST": History(broker, settings, bodies, cors)}
+
+    async def others(request: web.Request) -> web.StreamResponse:
+        """Answer what is not ours, unless it is one of our streams in another spelling."""
+        assert shield is not None
+        path = spelled_out(request.path) if request.method == "GET" else ""
+        return await (routes[path]["GET"] if path in streams else shield.pass_through)(request)
+
     app = web.Application()
     for path, methods in routes.items():
         for method, handler in methods.items():
@@ -79,7 +86,7 @@ def build_app(
             app.router.add_route("*", path, guard(refusal(HTTPStatus.METHOD_NOT_ALLOWED, allow=allow)))
     if shield is not None:
         app.router.add_route("*", "/-/{path:.*}", guard(refusal(HTTPStatus.NOT_FOUND)))
-        app.router.add_route("*", "/{path:.*}", guard(shield.pass_through), expect_handler=expect_later)
+        app.router.add_route("*", "/{path:.*}", guard(others), expect_handler=expect_later)
     else:
         app.router.add_route("*", "/{path:.*}", guard(refusal(HTTPStatus.NOT_FOUND)))
     return app

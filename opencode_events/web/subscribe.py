@@ -8,6 +8,7 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp_sse import EventSourceResponse
 
 from opencode_events import wire
+from opencode_events.broker.announcement import frames
 from opencode_events.broker.broker import Broker
 from opencode_events.broker.connection import Terms
 from opencode_events.broker.lifecycle import Reason
@@ -135,7 +136,7 @@ class Subscribe:
         return Start(after=cursor.position)
 
     def _greeting(self, wish: Wish, start: Start, position: int) -> bytes:
-        """Return `server.connected`, and `server.stream.expired` behind it where a cursor cannot be served."""
+        """Return `server.connected`, and behind it what a newcomer has to know of a gap or of its cursor."""
         form, broker = wish.selection.form, self._broker
         cursor = broker.cursor(position)
         is_resumed = start.after is not None and start.missed is None
@@ -149,6 +150,8 @@ class Subscribe:
             cursor=cursor if start.missed is None else None,
             retry_ms=random.randint(*RETRY_MS),
         )
+        if start.after is None and self._stream == "global" and self._shield is not None:
+            connected += b"".join(frames(self._shield.announcements(), form))
         if start.missed is None:
             return connected
         properties = {

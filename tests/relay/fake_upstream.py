@@ -19,7 +19,7 @@ from tests.servers import free_port
 
 T = TypeVar("T")
 
-EVENTS, HISTORY, PATH = "/global/event", "/sync/history", "/path"
+EVENTS, HISTORY, PATH, HEALTH = "/global/event", "/sync/history", "/path", "/global/health"
 STREAM = (
     b"HTTP/1.1 200 OK\r\nCache-Control: no-cache, no-transform\r\nContent-Type: text/event-stream\r\n"
     b"Transfer-Encoding: chunked\r\n\r\n"
@@ -44,6 +44,7 @@ class FakeUpstream:
     def __init__(self, memory: Memory | None = None) -> None:
         self.memory = memory or Memory()
         self.moods: dict[str, str] = {}
+        self.starting = 0  # requests that are never answered, as by a server whose port has opened just now
         self.pieces: Callable[[bytes], Iterable[bytes]] = whole
         self.before_history: Callable[[], None] | None = None
         self.history_gate = asyncio.Event()
@@ -181,6 +182,9 @@ class FakeUpstream:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, target: Any, body: bytes, shown: str
     ) -> None:
         mood = self.moods.get(target.path, "")
+        if self.starting:
+            self.starting -= 1
+            mood = "hang"
         if self.password and shown != f"Basic {base64.b64encode(b'opencode:' + self.password.encode()).decode()}":
             mood = "401"
         if mood == "hang":
@@ -233,6 +237,8 @@ class FakeUpstream:
         writer.close()
 
     async def _find(self, target: Any, body: bytes) -> object:
+        if target.path == HEALTH:
+            return {"healthy": True, "version": "1.18.33"}
         if target.path == PATH:
             asked = parse_qs(target.query).get("directory", [self.own_directory])[0]
             return {"directory": self.links.get(asked, asked), "worktree": "/"}

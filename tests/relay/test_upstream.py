@@ -10,7 +10,7 @@ from opencode_events.relay import upstream as module
 from opencode_events.relay.upstream import Upstream
 from opencode_events.settings import RelaySettings
 from tests.clients import dumps
-from tests.relay.fake_upstream import EVENTS, HISTORY, PATH, FakeUpstream
+from tests.relay.fake_upstream import EVENTS, HEALTH, HISTORY, PATH, FakeUpstream
 from tests.relay.stage import until
 
 
@@ -52,7 +52,35 @@ async def test_the_stream_is_asked_for_without_compression_and_closed_at_the_end
     assert b"server.connected" in await listen(asked)
     await until(lambda: not fake.listeners)
 
-    assert fake.asked == [("GET", EVENTS)]
+    assert fake.asked == [("GET", HEALTH), ("GET", EVENTS)]
+
+
+async def test_a_server_that_loses_requests_while_it_starts_is_asked_again(
+    fake: FakeUpstream, asked: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PROBES_S", (0.05, 0.05, 10.0))
+    fake.starting = 2
+
+    assert b"server.connected" in await listen(asked)
+    assert (fake.count(HEALTH), fake.count(EVENTS)) == (3, 1)
+
+
+async def test_a_server_that_never_answers_is_not_asked_for_its_stream(
+    fake: FakeUpstream, asked: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PROBES_S", (0.05, 0.05))
+    fake.moods[HEALTH] = "hang"
+
+    with pytest.raises(UpstreamSlow, match=HEALTH):
+        await listen(asked)
+    assert fake.count(EVENTS) == 0
+
+
+@pytest.mark.parametrize("mood", ["404", "500", "html"])
+async def test_whatever_is_answered_is_a_sign_of_life(fake: FakeUpstream, asked: Upstream, mood: str) -> None:
+    fake.moods[HEALTH] = mood
+
+    assert b"server.connected" in await listen(asked)
 
 
 @pytest.mark.parametrize("mood", ["html", "500", "204", "302", "404"])

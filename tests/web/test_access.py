@@ -195,6 +195,7 @@ NOT_SHOWN: dict[str, Callable[[], web.Request]] = {
     "a get like a preflight": lambda: asked(("Origin", "http://localhost:1"), ("Access-Control-Request-Method", "PUT")),
     "ready": lambda: asked(target="/-/ready"),
     "below alive": lambda: asked(target="/-/healthy/x"),
+    "alive, with a slash that is none": lambda: asked(target="/-%2Fhealthy"),
     "a websocket": lambda: asked(("Upgrade", "websocket")),
 }
 

@@ -10,11 +10,12 @@ import pytest
 from aiohttp import web
 
 from opencode_events import events
+from opencode_events.broker.announcement import Announcement
 from opencode_events.credentials import Credentials
 from opencode_events.errors import Busy
 from opencode_events.events import Event
 from opencode_events.web.app import build_app, build_runner
-from opencode_events.web.shield import Shield
+from opencode_events.web.shield import Shield, spelled_out
 from tests.clients import Client, dumps, envelope, until
 from tests.samples import make
 from tests.servers import Server, settings
@@ -31,6 +32,7 @@ class Behind:
         self.trouble: str | None = None
         self.is_locked_out = False
         self.asked: list[str] = []
+        self.announcements: list[Announcement] = []
 
     async def pass_through(self, request: web.Request) -> web.StreamResponse:
         """Answer with what was asked."""
@@ -60,6 +62,7 @@ class ShieldServer(Server):
             find_directory=self._behind.find_directory,
             trouble=lambda: self._behind.trouble,
             is_locked_out=lambda: self._behind.is_locked_out,
+            announcements=lambda: self._behind.announcements,
             allow_publish=self.settings.relay.allow_publish,
         )
         return build_runner(
@@ -183,7 +186,7 @@ def test_what_is_no_filter_is_refused_before_upstream_is_asked(client: Client, b
         ("DELETE", "/session/ses_1"),
         ("OPTIONS", "/session"),
         ("GET", "/api/event"),
-        ("GET", "/event/"),
+        ("GET", "/events"),
         ("GET", "/-"),
         ("PUT", "/event"),
         ("DELETE", "/global/event"),
@@ -281,7 +284,7 @@ def test_no_stream_is_served_while_upstream_wants_a_password(server: ShieldServe
     assert came.frame().event == stayed.frame().event
 
 
-@pytest.mark.parametrize("target", [*STREAMS, "/session", "/-/status", "/-/ready"])
+@pytest.mark.parametrize("target", [*STREAMS, "/session", "/-/status", "/-/ready", "/-%2Fhealthy"])
 def test_who_does_not_show_the_password_gets_nothing(shield: Callable[..., ShieldServer], target: str) -> None:
     client = shield(password="secret").client
     shown = "Basic b3BlbmNvZGU6c2VjcmV0"
@@ -368,3 +371,56 @@ def test_a_gap_comes_past_every_filter_and_can_be_resumed_after(server: ShieldSe
         assert gap.id == server.head
         resumed = server.client.subscribe(f"{target}&{query}", f"Last-Event-ID: {before}")
         assert json.loads(resumed.frame().data) == json.loads(gap.data)
+
+
+# --- other spellings
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["/global/event/", "//global/event", "/global//event", "/GLOBAL/Event", "/global/event;x=1", "/%67lobal/event/"],
+)
+def test_a_stream_in_another_spelling_is_ours(server: ShieldServer, target: str) -> None:
+    stream = server.client.subscribe(target)
+    server.happen(one(1))
+
+    assert stream.connected is not None
+    assert stream.connected.id is not None
+    assert stream.frame().event == "evt_1"
+
+
+@pytest.mark.parametrize("target", ["/global/events", "/api/event", "/event/x", "/session/event"])
+def test_what_only_looks_like_a_stream_is_passed_through(server: ShieldServer, target: str) -> None:
+    assert server.client.send("GET", target).status == 299
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/", "/"),
+        ("/event", "/event"),
+        ("//Event///", "/event"),
+        ("/global;a=b/event;c", "/global/event"),
+        ("/;x", "/"),
+    ],
+)
+def test_a_path_is_spelled_out_as_upstream_reads_it(path: str, expected: str) -> None:
+    assert spelled_out(path) == expected
+
+
+# --- behind a gap
+
+
+def test_a_fresh_global_stream_is_told_what_was_announced_a_moment_ago(server: ShieldServer, behind: Behind) -> None:
+    """A client that lost its connection in the gap, and has no cursor, comes too late for the announcement itself."""
+    behind.announcements = [Announcement(events.DISPOSED, {"directory": "/srv/a"}, "/srv/a")]
+    cursor = server.head
+    fresh, resumed = server.client.subscribe("/global/event"), server.client.subscribe(f"/global/event?after={cursor}")
+    instance = server.client.subscribe("/event?directory=/srv/a")
+    server.happen(one(1))
+
+    told = fresh.frame()
+    assert (told.type, told.id, told.properties) == (events.DISPOSED, None, {"directory": "/srv/a"})
+    assert json.loads(told.data)["directory"] == "/srv/a"
+    assert [fresh.frame().event, instance.frame().event] == ["evt_1", "evt_1"]
+    assert [frame.type for frame in resumed.until("server.stream.live")] == ["server.stream.live"]
