@@ -161,9 +161,10 @@ $(VENV)/.runtime: $(VENV)/.created requirements/build.txt requirements/runtime.t
 	$(PIP) install --no-deps --no-build-isolation --editable .
 	touch $@
 
+# The lock has everything: --no-deps, or pip wants an extra of a package (coverage[toml]) to be pinned beside the package.
 $(VENV)/.dev: $(VENV)/.runtime requirements/dev.txt
 	@echo "installing requirements/dev.txt"
-	$(PIP) install --require-hashes -r requirements/dev.txt
+	$(PIP) install --require-hashes --no-deps -r requirements/dev.txt
 	touch $@
 
 # opencode and the programs that talk to it, for the tests that want the real ones: for Linux on x86-64 only. To change a
