@@ -31,8 +31,8 @@ BENCH_ARGS ?=
 PEERS_ARGS ?=
 SOAK_ARGS ?=
 PYTEST_ARGS ?=
-# More of them than cores: most tests wait for a socket, a process or a limit.
-TEST_PROCESSES ?= 3
+# As many as cores are certain: with more, what waits for a limit waits too long for it.
+TEST_PROCESSES ?= 2
 
 # $(call apt_install,PACKAGES,WHAT FOR)
 define apt_install

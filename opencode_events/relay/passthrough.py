@@ -206,6 +206,8 @@ class PassThrough:
         except ValueError as error:
             raise UpstreamAway(f"upstream's answer has a control character in the field {error}") from error
         response = Relayed(answer.status, answer.reason or "", fields)
+        if request.version < (1, 1) and hdrs.CONTENT_LENGTH not in fields:
+            response.force_close()  # that is its end; aiohttp would say so, and keep the connection all the same
         sent = 0
         try:
             await response.prepare(request)
@@ -275,7 +277,9 @@ def _expects_stream(request: web.Request) -> bool:
 
 
 def _is_preflight(request: web.Request) -> bool:
-    return request.method == hdrs.METH_OPTIONS and hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers
+    """Tell whether a request was let in without a password: what a browser asks before it asks."""
+    asks = hdrs.ORIGIN in request.headers and hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers
+    return request.method == hdrs.METH_OPTIONS and asks
 
 
 def _reason(error: Exception) -> str:

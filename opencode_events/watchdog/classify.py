@@ -44,8 +44,8 @@ class Tcp(IntEnum):
     CLOSING = 11
 
 
-# The peer has sent its FIN.
-PEER_DONE = frozenset({Tcp.CLOSE_WAIT, Tcp.LAST_ACK, Tcp.CLOSING, Tcp.TIME_WAIT})
+# The peer has sent its FIN, or its RST, which the loop does not see of a connection that it does not read.
+PEER_DONE = frozenset({Tcp.CLOSE_WAIT, Tcp.LAST_ACK, Tcp.CLOSING, Tcp.TIME_WAIT, Tcp.CLOSE})
 
 
 class Observation(NamedTuple):

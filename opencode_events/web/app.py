@@ -26,6 +26,8 @@ KEEPALIVE_S = 75.0
 READ_BYTES = 64 * 1024
 # One line of a request's head, as much as Node takes: a path with its query, a cookie.
 HEAD_BYTES = 16 * 1024
+# The rest of a path, whatever it has: a dot alone would leave out line feeds.
+REST = "{path:(?s:.*)}"
 # Subscriptions that are begun in one turn of the loop: some 2 ms.
 HANDSHAKES_A_TURN = 3
 
@@ -85,10 +87,10 @@ def build_app(
             allow = ", ".join([*methods, "OPTIONS"])
             app.router.add_route("*", path, guard(refusal(HTTPStatus.METHOD_NOT_ALLOWED, allow=allow)))
     if shield is not None:
-        app.router.add_route("*", "/-/{path:.*}", guard(refusal(HTTPStatus.NOT_FOUND)))
-        app.router.add_route("*", "/{path:.*}", guard(others), expect_handler=expect_later)
+        app.router.add_route("*", f"/-/{REST}", guard(refusal(HTTPStatus.NOT_FOUND)))
+        app.router.add_route("*", f"/{REST}", guard(others), expect_handler=expect_later)
     else:
-        app.router.add_route("*", "/{path:.*}", guard(refusal(HTTPStatus.NOT_FOUND)))
+        app.router.add_route("*", f"/{REST}", guard(refusal(HTTPStatus.NOT_FOUND)))
     return app
 
 

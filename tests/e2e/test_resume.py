@@ -314,7 +314,7 @@ def test_a_log_of_the_first_version_is_migrated_at_the_start(start_daemon: Start
 
     daemon = start_daemon()
     (migrated,) = [line for line in daemon.lines() if line["event"] == "eventlog.migrated"]
-    assert (migrated["schema"], migrated["to"]) == (1, 2)
+    assert (migrated["schema"], migrated["to"]) == (1, 3)
     stream = daemon.client.subscribe("/global/event", "Last-Event-ID: 0123456789-3")
     assert stream.connected is not None
     assert stream.connected.properties["resumed"] is True

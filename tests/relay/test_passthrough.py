@@ -165,14 +165,17 @@ def test_an_upstream_that_speaks_an_older_http_is_understood(shielded: Start) ->
     assert answer.body == b"to the end"
 
 
-def test_a_client_that_speaks_an_older_http_gets_no_chunks(shielded: Start) -> None:
+@pytest.mark.parametrize("field", ["", "Connection: keep-alive\r\n"], ids=["once", "kept"])
+def test_a_client_that_speaks_an_older_http_gets_no_chunks(field: str, shielded: Start) -> None:
+    """The end of its answer is the end of the connection, also for one who would rather keep that."""
+
     def serve(wire: Wire) -> None:
         wire.request()
         wire.say(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n")
 
     upstream, shield = shielded(serve)
 
-    answer = shield.ask(b"GET /a HTTP/1.0\r\n\r\n")
+    answer = shield.ask(f"GET /a HTTP/1.0\r\n{field}\r\n".encode())
 
     assert answer.head.version == "HTTP/1.0"
     assert answer.head.all("transfer-encoding") == []
@@ -221,6 +224,14 @@ def test_a_preflight_passes_without_the_password_and_is_shown_none(shielded: Sta
     shield.get("/a", "Origin: http://localhost:1", "Access-Control-Request-Method: PUT", method="OPTIONS")
 
     assert upstream.asked[0].all("authorization") == []
+
+
+def test_what_is_of_no_page_is_no_preflight_and_has_shown_the_password(shielded: Start) -> None:
+    upstream, shield = shielded(always(), credentials=HELD)
+
+    shield.get(f"/a?auth_token={HELD.auth_token}", "Access-Control-Request-Method: PUT", method="OPTIONS")
+
+    assert upstream.asked[0].all("authorization") == [HELD.authorization]
 
 
 def test_without_a_password_the_client_s_own_goes_on(shielded: Start) -> None:

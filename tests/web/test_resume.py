@@ -222,7 +222,8 @@ def test_nothing_is_missing_twice_or_out_of_order_while_others_publish(
         frames += [] if LIVE in [frame.type for frame in frames] else [stream.frame()]
         wanted = [frame for frame in everything[at:] if number % 2 == 0 or frame.type in ("kind.10", "last")]
         assert [frame.id for frame in frames if not frame.is_control] == [frame.id for frame in wanted]
-        assert [frame.type for frame in frames if frame.is_control] == [LIVE]
+        told = [frame.type for frame in frames if frame.is_control]
+        assert [kind for kind in told if kind != "server.heartbeat"] == [LIVE]  # it may take its time
     assert len(streams) > 3
 
 
