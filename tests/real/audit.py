@@ -32,8 +32,11 @@ def history(opencode: Opencode, session: str) -> list[dict[str, Any]]:
 
 
 def assert_whole(payloads: Sequence[Payload], opencode: Opencode, session: str) -> None:
-    """Of this session all durable events were seen, each in its two forms, once, in order, as upstream has them."""
-    wanted = history(opencode, session)
+    """Of this session all durable events were seen, each in its two forms, once, in order, as upstream has them.
+
+    But for those that have happened since: upstream sums an answer up when it is over.
+    """
+    wanted = [each for each in history(opencode, session) if each["id"] <= payloads[-1]["id"]]
     ids = {each["id"] for each in wanted}
     seen = [each for each in payloads if each.get("id") in ids]
     twins = [each["syncEvent"] for each in seen if each["type"] == "sync"]
