@@ -21,7 +21,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # What a target starts, as PACKAGE:COMMAND or PACKAGE:FILE, for not each command has the name of its Debian package.
 # Tests start clients, and make networks for them. The real opencode's are started by node, on a screen of tmux's.
 SYSTEM_PACKAGES := curl:curl chromium:chromium openssl:openssl iproute2:ip iptables:/usr/sbin/iptables \
-	nodejs:node npm:npm tmux:tmux git:git
+	nodejs:node npm:npm tmux:tmux git:git systemd:systemd-analyze prometheus:promtool
 # What `bench-peers` compares with.
 PEER_PACKAGES := libnginx-mod-nchan:/usr/lib/nginx/modules/ngx_nchan_module.so nginx-light:/usr/sbin/nginx \
 	redis-server:redis-server gcc:gcc libc6-dev:/usr/include/stdio.h

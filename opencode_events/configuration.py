@@ -15,8 +15,8 @@ from opencode_events.declared import ENV_PREFIX, Spec
 from opencode_events.errors import SettingError
 from opencode_events.settings import GROUPS, Settings, specs
 
-NOT_SETTINGS = frozenset({"config", "url"})
-"""Names below the prefix that belong to the command line: where the file is, and which daemon to talk to."""
+NOT_SETTINGS = frozenset({"config", "url", "token"})
+"""Names below the prefix that belong to the command line: where the file is, which daemon to talk to, and a token."""
 TRUTH = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
 

@@ -1,19 +1,18 @@
 """The user and the password that opencode's server asks for, and whether a request has them.
 
-The shield holds them for both sides: who wants to pass shows them to it, and it shows them to the server behind. They
-come as opencode takes them: HTTP Basic (RFC 7617), or `auth_token` in the query, the same text, for an EventSource,
-which cannot send a header.
+The shield holds them for both sides: who wants to pass shows them to it, and it shows them to the server behind. A
+daemon without a server behind holds them for itself. They come as opencode takes them: HTTP Basic (RFC 7617), or
+`auth_token` in the query, the same text, for an EventSource, which cannot send a header.
 """
 
 import base64
 import binascii
 import hmac
-import os
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from opencode_events import secretfile
 from opencode_events.errors import SettingError
 from opencode_events.settings import RelaySettings
 
@@ -74,7 +73,7 @@ def _decode(token: str) -> bytes:
 
 
 def load(settings: RelaySettings, environment: Mapping[str, str]) -> Credentials | None:
-    """Return what the server behind wants to see, None if nobody gave a password.
+    """Return what is to be shown, to us and to a server behind; None if nobody gave a password.
 
     The file wins over the environment, as what was said for the shield wins over what was said for opencode. Raises
     SettingError, naming the file, when it cannot be read, is empty, or is open to others.
@@ -89,24 +88,11 @@ def load(settings: RelaySettings, environment: Mapping[str, str]) -> Credentials
 
 def _read(path: Path) -> str:
     """Return the password that a file holds: all of it, but for one line break at its end."""
-    try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode  # of what was opened, whatever the name means by now
-            text = file.read(FILE_BYTES + 1)
-    except OSError as error:
-        raise SettingError(FILE_SETTING, f"{path} cannot be read: {error.strerror}") from error
-    if stat.S_ISREG(mode) and mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise SettingError(FILE_SETTING, f"{path} is open to others than its owner: chmod 600 {path}")
-    if len(text) > FILE_BYTES:
-        raise SettingError(FILE_SETTING, f"{path} has more than {FILE_BYTES} bytes: that is no password")
-    for line_break in (b"\r\n", b"\n"):
-        if text.endswith(line_break):
-            text = text.removesuffix(line_break)
+    password = secretfile.read(path, FILE_SETTING, at_most=FILE_BYTES, what="that is no password")
+    for line_break in ("\r\n", "\n"):
+        if password.endswith(line_break):
+            password = password.removesuffix(line_break)
             break
-    try:
-        password = text.decode()
-    except UnicodeDecodeError as error:
-        raise SettingError(FILE_SETTING, f"{path} is not UTF-8") from error
     if not password:
         raise SettingError(FILE_SETTING, f"{path} is empty")
     return password

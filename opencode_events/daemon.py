@@ -9,7 +9,6 @@ import contextlib
 import functools
 import gc
 import os
-import signal
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,18 +17,22 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from opencode_events import __version__, configuration, credentials, logs, sockets
+from opencode_events import __version__, configuration, keys, logs, service, sockets, systemd
 from opencode_events.broker.broker import Broker
+from opencode_events.broker.lifecycle import Reason
 from opencode_events.broker.subscriber import Subscriber
-from opencode_events.credentials import Credentials
 from opencode_events.errors import DaemonError
 from opencode_events.eventlog import logfile
 from opencode_events.eventlog.sqlite import SqliteLog
+from opencode_events.keys import Keys
 from opencode_events.relay.passthrough import PassThrough
 from opencode_events.relay.relay import Relay
 from opencode_events.relay.upstream import Upstream
+from opencode_events.reloaders import Reloaders
+from opencode_events.service import Service
 from opencode_events.settings import Settings
 from opencode_events.statedir import StateDir
+from opencode_events.watchdog.looplag import LoopLag
 from opencode_events.watchdog.patrol import Patrol, describe
 from opencode_events.watchdog.probe import best_probe
 from opencode_events.web.app import build_app, build_runner
@@ -39,17 +42,25 @@ from opencode_events.web.shield import Shield
 log = structlog.get_logger()
 
 
-def run(settings: Settings, *, ready: Callable[[str], None] | None = None) -> int:
+def run(
+    settings: Settings,
+    *,
+    ready: Callable[[str], None] | None = None,
+    reread: Callable[[], Settings] | None = None,
+) -> int:
     """Run a daemon until it is told to stop; return its exit code. `ready` is called with its URL once it answers.
+
+    `reread` returns the settings as they are chosen now, for a reload; None: they stay, only files are read again.
 
     Raises DaemonError when it cannot start: another one runs on the state directory, the port is taken, the log
     cannot be opened.
     """
     settings = configuration.decided(settings)
+    reloaders = Reloaders(settings, lambda: settings if reread is None else configuration.decided(reread()))
     logs.configure(settings.logging)
     with StateDir(settings.server.state_dir) as state, asyncio.Runner(loop_factory=_loop_factory(settings)) as runner:
         try:
-            return runner.run(_serve(settings, state, ready))
+            return runner.run(_serve(settings, state, ready, reloaders))
         except* DaemonError as errors:
             reason = errors.exceptions[0]
     raise reason
@@ -65,21 +76,32 @@ def _loop_factory(settings: Settings) -> Callable[[], asyncio.AbstractEventLoop]
     return uvloop.new_event_loop
 
 
-async def _serve(settings: Settings, state: StateDir, ready: Callable[[str], None] | None) -> int:
+async def _serve(settings: Settings, state: StateDir, ready: Callable[[str], None] | None, reloaders: Reloaders) -> int:
     """Serve until a signal comes."""
+    held = keys.load(settings, os.environ)
     tls = sockets.tls_context(settings.server)
-    listeners = sockets.listen(settings.server)
+    inherited = sockets.adopt(systemd.inherited(os.environ), settings.server)
+    own_addresses = [each.getsockname()[0] for each in inherited] or sockets.addresses(settings.server.host)
+    held.refuse_strangers(own_addresses)
+    listeners = inherited or sockets.listen(settings.server)
     descriptors = sockets.allow_descriptors(settings.broker.max_subscribers)
     eventlog = SqliteLog(logfile.locate(settings), settings.eventlog)
     async with contextlib.AsyncExitStack() as owned:
+        notifier = owned.enter_context(contextlib.closing(systemd.Notifier.from_environment(os.environ)))
         owned.callback(eventlog.close)
         loop = asyncio.get_running_loop()
         broker = Broker(settings.broker, eventlog, loop)
-        behind = await owned.enter_async_context(_stand_before(settings, broker))
+        behind = await owned.enter_async_context(_stand_before(settings, broker, held))
         connections = Connections()
         sources = (broker.connections, connections.watched)
         patrol = Patrol(settings.watchdog, best_probe(), sources, work=time.thread_time)
-        parts = {"broker": broker.statistics, "log": eventlog.statistics, "watchdog": patrol.statistics}
+        lag = LoopLag()
+        parts = {
+            "broker": broker.statistics,
+            "log": eventlog.statistics,
+            "watchdog": patrol.statistics,
+            "loop": lag.statistics,
+        }
         app = build_app(
             settings.server,
             broker,
@@ -87,12 +109,19 @@ async def _serve(settings: Settings, state: StateDir, ready: Callable[[str], Non
             {**parts, **behind.parts},
             connections=connections,
             look=functools.partial(look, patrol),
-            credentials=behind.credentials,
+            access=settings.access,
+            credentials=held.credentials,
+            tokens=held.tokens,
             shield=behind.shield,
         )
+        service.claim(reloaders, broker=broker, patrol=patrol, eventlog=eventlog, tls=tls)
+        revoking = functools.partial(revoke, broker, connections)
+        reloaders.add(("tokens_file",), functools.partial(held.prepare, revoke=revoking))
+        own = Service(reloaders, notifier, broker)
         async with asyncio.TaskGroup() as tasks:
             work = tasks.create_task(broker.run(), name="broker")
             watchdog = tasks.create_task(patrol.run(), name="watchdog")
+            lagging = tasks.create_task(lag.run(), name="lag")
             relay = tasks.create_task(behind.run(), name="relay")
             runner = build_runner(app)
             await runner.setup()
@@ -118,20 +147,27 @@ async def _serve(settings: Settings, state: StateDir, ready: Callable[[str], Non
             gc.collect()
             gc.freeze()
             url = sockets.url(listeners[0], "https" if tls else "http")
-            signals = _Signals()
+            own.listen()
             state.announce(url, __version__)
-            log.info("daemon.started", url=url, version=__version__, descriptors=descriptors, **eventlog.statistics())
+            about = {"version": __version__, "inherited": len(inherited), "descriptors": descriptors}
+            log.info("daemon.started", url=url, **about, **eventlog.statistics())
+            own.ready()
+            feeding = tasks.create_task(own.run(), name="service")
             if ready is not None:
                 ready(url)
-            await signals.first.wait()
-            log.info("daemon.stopping", subscribers=len(broker.subscribers))
+            await own.first.wait()
+            asked_s = state.asked_drain_s()
+            drain_s = reloaders.settings.server.drain_s if asked_s is None else asked_s
+            own.stopping(drain_s)
             relay.cancel()
-            await _stop(broker, servers, runner, signals, settings.server.drain_s)
+            await _stop(broker, servers, runner, own.second, drain_s)
             for connection in list(connections.watched()):
                 connection.evict("shutdown")  # an answer that nobody has read: the kernel would keep it for minutes
             await asyncio.sleep(0)
             work.cancel()
             watchdog.cancel()
+            lagging.cancel()
+            feeding.cancel()
     log.info("daemon.stopped")
     return 0
 
@@ -141,24 +177,20 @@ class _Behind:
     """What there is of a server behind: nothing but defaults if there is none. `run` is its task."""
 
     run: Callable[[], Coroutine[Any, Any, None]]
-    credentials: Credentials | None = None
     shield: Shield | None = None
     parts: Mapping[str, Callable[[], Mapping[str, object]]] = field(default_factory=dict)
 
 
 @contextlib.asynccontextmanager
-async def _stand_before(settings: Settings, broker: Broker) -> AsyncIterator[_Behind]:
-    """Stand before the server behind, if there is to be one: make its relay, and what passes requests on to it.
-
-    Raises SettingError for a password file that cannot be used.
-    """
+async def _stand_before(settings: Settings, broker: Broker, held: Keys) -> AsyncIterator[_Behind]:
+    """Stand before the server behind, if there is to be one: make its relay, and what passes requests on to it."""
     if not settings.relay.upstream:
         yield _Behind(run=_nothing)
         return
-    held, limit = credentials.load(settings.relay, os.environ), settings.server.max_event_bytes
+    password, limit = held.credentials, settings.server.max_event_bytes
     async with (
-        Upstream(settings.relay, held, max_row_bytes=limit) as upstream,
-        PassThrough(settings.relay, held) as pass_through,
+        Upstream(settings.relay, password, max_row_bytes=limit) as upstream,
+        PassThrough(settings.relay, password, is_for_us=held.tokens is not None) as pass_through,
     ):
         relay = Relay(settings.relay, broker, upstream, max_event_bytes=limit, directory=settings.server.state_dir)
         broker.resync = relay.resync
@@ -171,11 +203,19 @@ async def _stand_before(settings: Settings, broker: Broker) -> AsyncIterator[_Be
             allow_publish=settings.relay.allow_publish,
         )
         parts = {"upstream": relay.statistics, "pass_through": pass_through.statistics}
-        yield _Behind(run=relay.run, credentials=held, shield=shield, parts=parts)
+        yield _Behind(run=relay.run, shield=shield, parts=parts)
 
 
 async def _nothing() -> None:
     """Relay nothing."""
+
+
+def revoke(broker: Broker, connections: Connections, tokens: frozenset[str]) -> None:
+    """End the streams and the long answers of those whom tokens of these names have let in."""
+    for subscriber in list(broker.subscribers.values()):
+        if subscriber.terms.token in tokens:
+            subscriber.close(Reason.OPERATOR)
+    connections.revoke(tokens)
 
 
 def look(patrol: Patrol, subscriber: Subscriber) -> Mapping[str, object]:
@@ -185,27 +225,14 @@ def look(patrol: Patrol, subscriber: Subscriber) -> Mapping[str, object]:
     return {} if seen is None else describe(seen)
 
 
-class _Signals:
-    """SIGTERM and SIGINT: the first one asks to stop, the second to stop waiting."""
-
-    def __init__(self) -> None:
-        self.first = asyncio.Event()
-        self.second = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, self._received)
-
-    def _received(self) -> None:
-        (self.second if self.first.is_set() else self.first).set()
-
-
 async def _stop(
-    broker: Broker, servers: Sequence[asyncio.Server], runner: web.AppRunner, signals: _Signals, drain_s: float
+    broker: Broker, servers: Sequence[asyncio.Server], runner: web.AppRunner, second: asyncio.Event, drain_s: float
 ) -> None:
     """End subscriptions, then connections. A second signal ends the wait for readers."""
     for server in servers:
         server.close()
     drain = asyncio.create_task(broker.drain(drain_s), name="drain")
-    hurry = asyncio.create_task(signals.second.wait(), name="hurry")
+    hurry = asyncio.create_task(second.wait(), name="hurry")
     await asyncio.wait((drain, hurry), return_when=asyncio.FIRST_COMPLETED)
     hurry.cancel()
     if not drain.done():

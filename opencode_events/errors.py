@@ -10,7 +10,8 @@
     │   ├── TooLarge            over a limit in bytes
     │   ├── OutOfSequence       a sync event is not the next one of its aggregate
     │   ├── UnsupportedMedia    a content type or coding that is not taken
-    │   ├── Forbidden           the Host, the Origin or the settings do not allow it
+    │   ├── Forbidden           the Host, the Origin, the token or the settings do not allow it
+    │   ├── TooMany             one caller's share of something is used up; try again later
     │   ├── UpstreamAway        the server behind the shield cannot be reached, or broke off
     │   │   └── UpstreamLocked      ...or wants a password that is not there
     │   └── UpstreamSlow        ...or does not answer in time
@@ -134,6 +135,17 @@ class Forbidden(RequestError):
 
     status = 403
     title = "Forbidden"
+
+
+class TooMany(RequestError):
+    """One caller's share is used up, which is `limit`; `retry_after_s` says when to come again."""
+
+    status = 429
+    title = "Too many requests"
+
+    def __init__(self, detail: str, *, retry_after_s: int, limit: int) -> None:
+        super().__init__(detail, limit=limit)
+        self.retry_after_s = retry_after_s
 
 
 class UpstreamAway(RequestError):

@@ -21,7 +21,7 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from opencode_events.errors import SettingError
-from opencode_events.settings import LoggingSettings
+from opencode_events.log_settings import LoggingSettings
 
 ROTATE_BYTES = 10 * 1024 * 1024
 ROTATE_COUNT = 3
@@ -42,7 +42,7 @@ class Thinner:
     """
 
     def __init__(self, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._burst = burst
+        self.burst = burst
         self._clock = clock
         self._seen: dict[str, tuple[int, int, int]] = {}  # name -> (second, passed, suppressed)
 
@@ -54,7 +54,7 @@ class Thinner:
         second, passed, suppressed = self._seen.get(name, (now, 0, 0))
         if second != now:
             second, passed = now, 0
-        if passed >= self._burst:
+        if passed >= self.burst:
             self._seen[name] = (second, passed, suppressed + 1)
             raise structlog.DropEvent
         self._seen[name] = (second, passed + 1, 0)
@@ -187,6 +187,15 @@ class Complaints(logging.Handler):
         )
 
 
+def adjust(settings: LoggingSettings) -> None:
+    """Change the level and the burst of what was configured."""
+    current = structlog.get_config()
+    for processor in current["processors"]:
+        if isinstance(processor, Thinner):
+            processor.burst = settings.log_burst
+    structlog.configure(**current | {"wrapper_class": structlog.make_filtering_bound_logger(settings.log_level)})
+
+
 def configure(settings: LoggingSettings, stream: TextIO | None = None) -> None:
     """Set structlog up for the whole process, once, before anything logs. `stream` defaults to standard output."""
     if settings.log_file:
@@ -200,7 +209,9 @@ def configure(settings: LoggingSettings, stream: TextIO | None = None) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     if wants_console:
-        processors += [structlog.dev.ConsoleRenderer(colors=target.isatty())]
+        # Its own choice, where rich is installed, shows local variables: payloads and passwords.
+        plain = structlog.dev.plain_traceback
+        processors += [structlog.dev.ConsoleRenderer(colors=target.isatty(), exception_formatter=plain)]
     else:
         processors += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     for name in LIBRARIES:

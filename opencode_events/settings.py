@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from opencode_events.access_settings import AccessSettings
 from opencode_events.declared import Checked, Spec, check_url, setting
+from opencode_events.log_settings import LoggingSettings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,14 +41,6 @@ class ServerSettings(Checked):
     )
     max_event_bytes: int = setting(
         4 * 1024 * 1024, "Bytes of one event's JSON. The largest of 5 087 recorded ones is 73 526.", at_least=1
-    )
-    cors_origins: str = setting(
-        "", "Further origins (scheme://host[:port]) whose pages may subscribe, comma-separated; localhost always may."
-    )
-    allowed_hosts: str = setting(
-        "",
-        "Further names (without port) by which requests may call this host, comma-separated; addresses and localhost "
-        "always may. What another name brings may be a web page that had its name point here (DNS rebinding).",
     )
     takeover: bool = setting(
         True, "Take a stream's connection over from aiohttp: 3 KiB a subscriber instead of 13. False for debugging."
@@ -78,6 +72,15 @@ class BrokerSettings(Checked):
 
     max_subscribers: int = setting(
         10_000, "Subscribers at a time; one more gets 503. Each may cost a descriptor and its backlog.", at_least=1
+    )
+    max_subscribers_per_peer: int = setting(
+        10_000,
+        "Of them, from one address (IPv6: one /64); one more gets 429. As many as in all, for all programs of a "
+        "machine, and all clients of a proxy, have one address. Lower it where clients come by themselves.",
+        at_least=1,
+    )
+    max_replays: int = setting(
+        10_000, "Of them, behind and reading from the log; one more gets 503. After a restart all are.", at_least=1
     )
     backlog_events: int = setting(
         10_000,
@@ -143,6 +146,12 @@ class BrokerSettings(Checked):
     )
     close_flush_s: float = setting(
         30.0, "Seconds that a subscriber being ended has to read what is buffered, progress or not.", at_least=0
+    )
+    drain_slice: int = setting(
+        100, "Subscribers that are told of a shutdown at a time, so that they do not come back all at once.", at_least=1
+    )
+    drain_pause_s: float = setting(
+        0.1, "Seconds between two of these times; fewer where that would take more than half of `drain_s`.", at_least=0
     )
 
 
@@ -254,26 +263,11 @@ class RelaySettings(Checked):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LoggingSettings(Checked):
-    """What the daemon says of itself."""
-
-    log_level: str = setting("info", "Lowest level that is written.", choices=("debug", "info", "warning", "error"))
-    log_format: str = setting(
-        "auto",
-        "`console` for people, `json` for programs; `auto` is console on a terminal.",
-        choices=("auto", "console", "json"),
-    )
-    log_file: str = setting("", "Write to this file, rotated at 10 MiB and kept 3 times, instead of standard output.")
-    log_burst: int = setting(
-        50, "Lines of one name in a second; more are counted and told in the next line that passes.", at_least=1
-    )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
     """All groups. Made by `load`."""
 
     server: ServerSettings = dataclasses.field(default_factory=ServerSettings)
+    access: AccessSettings = dataclasses.field(default_factory=AccessSettings)
     broker: BrokerSettings = dataclasses.field(default_factory=BrokerSettings)
     eventlog: EventLogSettings = dataclasses.field(default_factory=EventLogSettings)
     watchdog: WatchdogSettings = dataclasses.field(default_factory=WatchdogSettings)

@@ -9,6 +9,7 @@ import ssl
 import struct
 import sys
 
+from opencode_events import holder
 from opencode_events.errors import DaemonError
 from opencode_events.settings import ServerSettings
 
@@ -43,7 +44,7 @@ def listen(settings: ServerSettings) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     port = settings.port
     try:
-        for family, address in _addresses(settings.host):
+        for family, address in _families(settings.host):
             found = socket.socket(family, socket.SOCK_STREAM)
             sockets.append(found)
             found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -53,8 +54,7 @@ def listen(settings: ServerSettings) -> list[socket.socket]:
             try:
                 found.bind((address, port))
             except OSError as error:
-                what = "is taken" if error.errno == errno.EADDRINUSE else f"cannot be used: {error.strerror}"
-                raise DaemonError(f"port {port} of {address} {what}") from error
+                raise DaemonError(f"port {port} of {address} {_why_not(error, port)}") from error
             found.listen(settings.listen_backlog)
             found.setblocking(False)
             port = found.getsockname()[1]
@@ -63,6 +63,22 @@ def listen(settings: ServerSettings) -> list[socket.socket]:
             made.close()
         raise
     return sockets
+
+
+def adopt(inherited: list[socket.socket], settings: ServerSettings) -> list[socket.socket]:
+    """Return listening sockets that somebody else has opened, made like our own. `host` and `port` are not asked."""
+    for found in inherited:
+        _limit_connections(found, settings)
+        found.setblocking(False)
+    return inherited
+
+
+def _why_not(error: OSError, port: int) -> str:
+    """Say why a port cannot be had, and who has it, if that can be found out."""
+    if error.errno != errno.EADDRINUSE:
+        return f"cannot be used: {error.strerror}"
+    who = holder.find(port)
+    return f"is taken by {who}" if who else "is taken"
 
 
 def _limit_connections(listener: socket.socket, settings: ServerSettings) -> None:
@@ -143,8 +159,13 @@ def allow_descriptors(wanted: int) -> int:
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
-def _addresses(hosts: str) -> list[tuple[socket.AddressFamily, str]]:
-    """Return the addresses that comma-separated names stand for, each once."""
+def addresses(hosts: str) -> list[str]:
+    """Return the addresses that comma-separated names stand for. Raises DaemonError for one that has none."""
+    return [address for _, address in _families(hosts)]
+
+
+def _families(hosts: str) -> list[tuple[socket.AddressFamily, str]]:
+    """Return the addresses that comma-separated names stand for, each once, with their families."""
     found: dict[tuple[socket.AddressFamily, str], None] = {}
     names = [part.strip() for part in hosts.split(",")]
     for host in (host for name in names for host in (_loopback() if name == "localhost" else (name,))):

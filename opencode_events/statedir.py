@@ -20,6 +20,7 @@ from opencode_events.errors import DaemonError
 
 LOCK_NAME = "daemon.lock"
 INFO_NAME = "daemon.json"
+DRAIN_NAME = "daemon.drain"
 ALREADY_RUNNING = 3  # the exit code of a daemon that finds another one; the command line documents it
 
 # Whoever asks `is_held` takes the lock for some microseconds. A daemon that starts in that moment tries again.
@@ -60,7 +61,8 @@ class StateDir:
                 raise DaemonError(f"already running: {_describe_holder(self.path)}", exit_code=ALREADY_RUNNING)
             os.ftruncate(lock, 0)
             os.pwrite(lock, b"%d\n" % os.getpid(), 0)
-            (self.path / INFO_NAME).unlink(missing_ok=True)
+            for name in (INFO_NAME, DRAIN_NAME):
+                (self.path / name).unlink(missing_ok=True)
         except OSError as error:
             os.close(lock)
             raise unusable(self.path, error) from error
@@ -83,6 +85,14 @@ class StateDir:
                 draft.unlink()
             raise unusable(self.path, error) from error
 
+    def asked_drain_s(self) -> float | None:
+        """Return the seconds that whoever stops this daemon gives its subscribers; None if that was not said."""
+        try:
+            pid, seconds = (self.path / DRAIN_NAME).read_text("ascii").split()
+            return float(seconds) if int(pid) == os.getpid() else None
+        except (OSError, ValueError):
+            return None
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -94,6 +104,7 @@ class StateDir:
                 info = _read_info(self.path)
                 if info is not None and info.pid == os.getpid():  # another's, if the directory was removed and remade
                     (self.path / INFO_NAME).unlink()
+                (self.path / DRAIN_NAME).unlink(missing_ok=True)
                 os.ftruncate(lock, 0)
         finally:
             os.close(lock)
@@ -142,6 +153,19 @@ def holder_pid(path: Path) -> int | None:
     except (OSError, ValueError):
         return None
     return pid if is_held(path) else None
+
+
+def ask_drain(path: Path, pid: int, seconds: float) -> None:
+    """Have the daemon `pid` give its subscribers so many seconds when it is stopped. Raises DaemonError.
+
+    A signal cannot carry a number; and who may write here may stop the daemon anyway.
+    """
+    draft = path / f".{DRAIN_NAME}.{os.getpid()}"
+    try:
+        draft.write_text(f"{pid} {seconds!r}\n", "ascii")
+        draft.replace(path / DRAIN_NAME)
+    except OSError as error:
+        raise unusable(path, error) from error
 
 
 def remove_stale(path: Path) -> bool:

@@ -26,7 +26,7 @@ import uvloop
 from aiohttp import web
 from structlog.testing import capture_logs
 
-from opencode_events import __version__, configuration, sockets, statedir
+from opencode_events import __version__, configuration, keys, sockets, statedir
 from opencode_events.broker.broker import Broker
 from opencode_events.broker.connection import Terms
 from opencode_events.broker.lifecycle import Reason
@@ -36,6 +36,7 @@ from opencode_events.declared import ENV_PREFIX
 from opencode_events.eventlog.sqlite import SqliteLog
 from opencode_events.settings import Settings
 from opencode_events.watchdog.classify import Tcp
+from opencode_events.watchdog.looplag import LoopLag
 from opencode_events.watchdog.patrol import Patrol
 from opencode_events.watchdog.probe import best_probe
 from opencode_events.web.app import build_app, build_runner
@@ -83,7 +84,9 @@ class Server:
         self.lines: list[Any] = []
         self.urls: list[str] = []
         self.broker: Broker
+        self.keys: keys.Keys
         self.patrol: Patrol
+        self.lag: LoopLag
         self.web_connections: Connections
         self.runner: web.AppRunner
         self.client: Client
@@ -202,14 +205,17 @@ class Server:
         tls = sockets.tls_context(self.settings.server)
         self.urls = [sockets.url(listener, "https" if tls else "http") for listener in listeners]
         eventlog = SqliteLog(self.log_path, self.settings.eventlog)
+        self.keys = keys.load(self.settings, {})
         self.broker = Broker(self.settings.broker, eventlog, self._loop)
         self.web_connections = Connections()
         sources = (self.broker.connections, self.web_connections.watched)
         self.patrol = Patrol(self.settings.watchdog, best_probe(), sources, work=time.thread_time)
+        self.lag = LoopLag()
         parts = {
             "broker": self.broker.statistics,
             "log": eventlog.statistics,
             "watchdog": self.patrol.statistics,
+            "loop": self.lag.statistics,
         }
         app = build_app(
             self.settings.server,
@@ -218,12 +224,16 @@ class Server:
             parts,
             connections=self.web_connections,
             look=functools.partial(look, self.patrol),
+            access=self.settings.access,
+            credentials=self.keys.credentials,
+            tokens=self.keys.tokens,
         )
         self.runner = self._make_runner(app)
         with contextlib.closing(eventlog):
             async with asyncio.TaskGroup() as tasks:
                 work = tasks.create_task(self.broker.run())
                 watchdog = tasks.create_task(self.patrol.run())
+                lagging = tasks.create_task(self.lag.run())
                 await self.runner.setup()
                 self.web_connections.server = self.runner.server
                 for listener in listeners:
@@ -238,6 +248,7 @@ class Server:
                 await self.shut_down()
                 work.cancel()
                 watchdog.cancel()
+                lagging.cancel()
 
     async def shut_down(self, drain_s: float = 0) -> None:
         """End subscribers and connections, in the daemon's order. Twice is fine."""

@@ -21,46 +21,59 @@ PICTURE: dict[str, set[str]] = {
     # 0 and 1: words that everybody uses
     "errors": set(),
     "jsontext": set(),
+    "histogram": set(),
     "cursor": {"errors"},
     "mint": set(),
     "sse": set(),
     "twins": {"jsontext"},
     "events": {"errors", "jsontext", "mint", "twins"},
     "declared": {"errors"},
-    "settings": {"declared"},
+    "access_settings": {"declared"},
+    "log_settings": {"declared"},
+    "settings": {"declared", "access_settings", "log_settings"},
     "configuration": {"errors", "declared", "settings"},
     "statedir": {"errors"},
-    "sockets": {"errors", "settings"},
+    "prefixes": set(),
+    "secretfile": {"errors"},
+    "holder": set(),
+    "sockets": {"errors", "holder", "settings"},
     "systemd": {"errors"},
+    "reloaders": {"settings"},
     # 2: they do not know each other
     "eventlog": {"errors", "cursor", "events", "settings", "twins"},
-    "credentials": {"errors", "settings"},
+    "credentials": {"errors", "settings", "secretfile"},
+    "tokens": {"errors", "prefixes", "secretfile"},
+    "keys": {"errors", "settings", "credentials", "tokens", "sockets"},
     "wire": {"errors", "jsontext", "cursor", "events", "mint"},
-    "logs": {"errors", "settings"},
+    "logs": {"errors", "log_settings"},
     # 3: the broker sees a protocol, not the databases that fulfil it
-    "broker": {"errors", "cursor", "events", "settings", "wire", "eventlog.base"},
+    "broker": {"errors", "histogram", "prefixes", "cursor", "events", "settings", "wire", "eventlog.base"},
     # ...and the watchdog sees the seam to what it watches, not what a subscriber is
-    "watchdog": {"errors", "settings", "sockets", "broker.watched"},
+    "watchdog": {"errors", "histogram", "settings", "sockets", "broker.watched"},
     # 4: they do not know each other, nor the watchdog
     "web": {
-        "errors", "jsontext", "cursor", "twins", "events", "settings", "credentials", "sockets", "logs", "wire",
-        "eventlog.base", "broker",
+        "errors", "jsontext", "histogram", "cursor", "twins", "events", "access_settings", "settings", "prefixes",
+        "credentials", "tokens", "sockets", "logs", "wire", "eventlog.base", "broker",
     },
     "relay": {
         "errors", "jsontext", "cursor", "twins", "events", "sse", "settings", "credentials", "sockets", "wire",
         "eventlog.base", "broker",
     },
+    # ...nor those to whom a signal may bring other settings
+    "service": {
+        "errors", "settings", "reloaders", "sockets", "systemd", "logs", "eventlog", "broker", "watchdog",
+    },
     # 5: the only one that knows all the parts
     "daemon": {
-        "errors", "jsontext", "cursor", "events", "settings", "configuration", "credentials", "statedir", "sockets",
-        "systemd",
+        "errors", "jsontext", "cursor", "events", "settings", "configuration", "keys", "statedir", "sockets",
+        "systemd", "reloaders", "service",
         "eventlog", "wire", "logs", "broker", "watchdog", "web", "relay",
     },
     # 6: these use the daemon from outside, over HTTP, like any stranger; only the command line may also start it
     "bench": {"errors", "events", "settings", "wire"},
     # ...and look into the log's file where no daemon needs to run.
     "cli": {
-        "errors", "declared", "cursor", "events", "sse", "settings", "configuration", "credentials", "statedir",
+        "errors", "declared", "cursor", "events", "sse", "settings", "configuration", "credentials", "keys", "statedir",
         "eventlog", "wire", "logs", "daemon", "bench",
     },
     "__main__": {"cli"},
@@ -71,9 +84,10 @@ NOT_BELOW_THE_BROKER = {"aiohttp", "aiohttp_sse", "sqlite3"}
 
 # Modules that run without a loop, a clock, a socket or a thread, so that a bug there is found with a three-line test.
 PURE = {
-    "errors", "declared", "jsontext", "cursor", "mint", "twins", "events", "sse", "wire", "broker.selection",
-    "broker.announcement", "broker.backlog", "broker.feed", "relay.headers", "relay.jsonarray", "relay.past",
-    "broker.budget", "broker.outbox", "broker.recent", "eventlog.epochs", "watchdog.classify", "watchdog.track",
+    "errors", "declared", "prefixes", "jsontext", "histogram", "cursor", "mint", "twins", "events", "sse", "wire",
+    "broker.selection", "broker.announcement", "broker.backlog", "broker.feed", "relay.headers", "relay.jsonarray",
+    "relay.past", "broker.budget", "broker.tally", "broker.outbox", "broker.recent", "eventlog.epochs",
+    "watchdog.classify", "watchdog.track",
 }  # fmt: skip
 IMPURE = {
     "_thread", "aiohttp", "aiohttp_sse", "asyncio", "datetime", "multiprocessing", "select", "selectors", "signal",

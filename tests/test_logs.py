@@ -15,8 +15,8 @@ import structlog
 
 from opencode_events import logs
 from opencode_events.errors import SettingError
+from opencode_events.log_settings import LoggingSettings
 from opencode_events.logs import BackgroundStream, RotatingStream, Thinner, UnfailingStream
-from opencode_events.settings import LoggingSettings
 from tests.clients import until
 
 
@@ -138,6 +138,22 @@ def test_an_exception_is_written_with_its_traceback(log_format: str) -> None:
         structlog.get_logger().exception("noun.failed")
 
     assert "KeyError: 'lost'" in stream.getvalue()
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_a_traceback_shows_no_values(log_format: str) -> None:
+    """rich, which is installed for `top`, would show local variables."""
+    stream = io.StringIO()
+    logs.configure(LoggingSettings(log_format=log_format), stream)
+    held = ["four", "words"]
+    secret = " ".join(held)
+    try:
+        raise KeyError(len(secret))
+    except KeyError:
+        structlog.get_logger().exception("noun.failed")
+
+    assert "KeyError: 10" in stream.getvalue()
+    assert "four words" not in stream.getvalue()
 
 
 def test_lines_below_the_level_are_not_written() -> None:

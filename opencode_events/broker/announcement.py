@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from opencode_events import wire
+from opencode_events.prefixes import Prefixes
 from opencode_events.wire import Format
 
 
@@ -15,9 +16,10 @@ class Announcement(NamedTuple):
     directory: str | None = None
 
 
-def frames(announcements: Iterable[Announcement], form: Format) -> list[bytes]:
-    """Return announcements as frames of a global stream."""
+def frames(announcements: Iterable[Announcement], form: Format, within: Prefixes | None = None) -> list[bytes]:
+    """Return announcements as frames of a global stream; `within`: without those about other directories."""
     return [
         wire.control("global", form, kind, properties, directory=directory)
         for kind, properties, directory in announcements
+        if within is None or directory is None or within.has(directory)
     ]

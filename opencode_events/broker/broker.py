@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 
 import structlog
 
+from opencode_events.broker.admission import Admission
 from opencode_events.broker.announcement import Announcement
 from opencode_events.broker.budget import Budget, cut_costliest
 from opencode_events.broker.committer import Committer
@@ -25,6 +26,7 @@ from opencode_events.broker.replay import Replayer, shielded
 from opencode_events.broker.report import Closed
 from opencode_events.broker.selection import Selection, is_gap
 from opencode_events.broker.subscriber import Subscriber
+from opencode_events.broker.tally import Tally
 from opencode_events.cursor import Cursor
 from opencode_events.errors import Busy
 from opencode_events.eventlog.base import Aggregate, Appended, EventLog, Stored, SyncRow
@@ -55,6 +57,7 @@ class Broker:
         self._log = eventlog
         self._loop = loop
         self._looked_at = eventlog.head
+        self.admission = Admission(settings, lambda: self._feeds.away)
         self._flusher = Flusher(settings, loop, lambda: self._looked_at)
         self._feeds = Feeds(settings, self._flusher)
         self._committer = Committer(eventlog, loop, self._fan_out, self._flusher.caught_up)
@@ -65,11 +68,7 @@ class Broker:
         )
         self.wants_page = self._replayer.want
         self._emptied = asyncio.Event()
-        self._numbers = 0
-        self._published = 0
-        self._duplicates = 0
-        self._fell_behind = 0
-        self._caught_up = 0
+        self._tally = Tally()
         self._closed = Closed(CLOSED_KEPT)
 
     # --- publish
@@ -83,9 +82,11 @@ class Broker:
         """
         if self.is_draining:
             raise Busy("the daemon is shutting down", retry_after_s=1)
+        began = self.clock()
         appended = await self._committer.commit(events)
         if self._flusher.is_behind:
             await self._flusher.caught_up()
+        self._tally.publish_s.observe(self.clock() - began)
         return appended
 
     async def run(self) -> None:
@@ -98,8 +99,7 @@ class Broker:
 
     def _fan_out(self, appended: Appended) -> None:
         """Give stored events to the feeds that want them."""
-        self._published += len(appended.events)
-        self._duplicates += appended.duplicates
+        self._tally.stored(appended)
         epoch = appended.epoch.encode()
         for position, event in enumerate(appended.events, appended.first):
             cursor = b"%b-%d" % (epoch, position)
@@ -146,20 +146,24 @@ class Broker:
 
     # --- subscribe
 
-    def subscribe(self, selection: Selection, terms: Terms, after: int | None = None) -> Subscriber:
+    def subscribe(
+        self, selection: Selection, terms: Terms, after: int | None = None, *, has_missed: bool = False
+    ) -> Subscriber:
         """Register a subscriber, which gets every event after `head` from now on, or after the position `after`.
 
-        Raises Busy at a limit.
+        `has_missed`: it asked for a place that cannot be served. Raises Busy or TooMany at a limit.
         """
         if self.is_draining:
             raise Busy("the daemon is shutting down", retry_after_s=1)
-        if len(self.subscribers) >= self.settings.max_subscribers:
-            limit = self.settings.max_subscribers
-            raise Busy(f"max_subscribers ({limit}) are subscribed", retry_after_s=5, limit=limit)
-        feed = self._feeds.find(selection)
-        self._numbers += 1
+        self.admission.enter(terms.peer, is_behind=after is not None)
+        try:
+            feed = self._feeds.find(selection)
+        except Busy:
+            self.admission.leave(terms.peer)
+            raise
+        self._tally.came(is_resuming=after is not None, has_missed=has_missed)
         place, state = (self._looked_at, State.LIVE) if after is None else (after, State.REPLAYING)
-        subscriber = Subscriber(self._numbers, self, feed, terms, place, state=state)
+        subscriber = Subscriber(self._tally.opened, self, feed, terms, place, state=state)
         self.subscribers[subscriber.id] = subscriber
         if after is None:
             self._feeds.join(subscriber)
@@ -176,7 +180,7 @@ class Broker:
 
     def _rejoin(self, subscriber: Subscriber) -> None:
         """Make a subscriber live whose place is the head."""
-        self._caught_up += 1
+        self._tally.caught_up += 1
         subscriber.go_live()
         if subscriber.state is State.LIVE:  # a connection may have broken meanwhile
             self._feeds.join(subscriber)
@@ -185,7 +189,7 @@ class Broker:
 
     def fell_behind(self, subscriber: Subscriber) -> None:
         """See `subscriber.Owner`."""
-        self._fell_behind += 1
+        self._tally.fell_behind += 1
         self._feeds.part(subscriber)
 
     def closing(self, subscriber: Subscriber) -> None:
@@ -195,7 +199,8 @@ class Broker:
     def closed(self, subscriber: Subscriber) -> None:
         """See `subscriber.Owner`."""
         self._feeds.leave(subscriber)
-        self.subscribers.pop(subscriber.id, None)
+        if self.subscribers.pop(subscriber.id, None) is not None:
+            self.admission.leave(subscriber.terms.peer)
         if not self.subscribers:
             self._emptied.set()
         self._closed.note(subscriber, self.clock())
@@ -230,7 +235,7 @@ class Broker:
         """
         self.is_draining = True
         await self._flusher.flushed()
-        await drain(self.subscribers, self._emptied, wait_s=wait_s, slice_=self.settings.flush_slice)
+        await drain(self.subscribers, self._emptied, wait_s=wait_s, settings=self.settings)
 
     # --- what can be asked
 
@@ -278,23 +283,17 @@ class Broker:
 
     def statistics(self) -> dict[str, object]:
         """Return counts since the start, and what is held now."""
-        states = [subscriber.state for subscriber in self.subscribers.values()]
+        handles = list(self.subscribers.values())
+        states = [handle.state for handle in handles]
         return {
-            "published_events": self._published,
-            "duplicate_events": self._duplicates,
+            **self._tally.statistics(),
+            **self._closed.statistics(handles),
             "head": self.head,
             "subscribers": len(states),
             "subscribers_by_state": {state.value: states.count(state) for state in State if state in states},
-            "subscribers_opened": self._numbers,
-            "subscribers_closed": dict(self._closed.reasons),
-            "fell_behind": self._fell_behind,
-            "caught_up": self._caught_up,
-            "replay_pages": self._replayer.pages,
-            "replayed_events": self._replayer.events,
+            **self._committer.statistics(),
+            **self._replayer.statistics(),
             "selections": len(self._feeds),
-            "flushes": self._flusher.flushes,
-            "last_flush_s": round(self._flusher.last_flush_s, 6),
-            "held_bytes": self.budget.held,
-            "held_bytes_peak": self.budget.peak,
-            "held_bytes_limit": self.budget.limit,
+            **self._flusher.statistics(),
+            **self.budget.statistics(),
         }

@@ -45,6 +45,10 @@ class Budget:
         """Whether more is held than may be."""
         return self.segments + self.transports > self.limit
 
+    def statistics(self) -> dict[str, object]:
+        """Return what is held, was held at most, and may be."""
+        return {"held_bytes": self.held, "held_bytes_peak": self.peak, "held_bytes_limit": self.limit}
+
     def hold(self, segment: Segment) -> None:
         """Count one more holder of `segment`; its bytes count with the first."""
         if segment.holders == 0:

@@ -7,6 +7,7 @@ handed on in log order, before its publisher is answered.
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import structlog
@@ -14,6 +15,7 @@ import structlog
 from opencode_events.errors import LogUnavailable, OutOfSequence
 from opencode_events.eventlog.base import Aggregate, Appended, EventLog, Outcome
 from opencode_events.events import Event
+from opencode_events.histogram import SECONDS, Histogram
 
 # Events of a large batch that are handed on between two turns of the loop: about 1 ms for each feed.
 GROUP_EVENTS = 500
@@ -23,6 +25,8 @@ UPKEEP_PAUSE = 2.0
 UPKEEP_EVENTS = 500
 # And bytes: what feeds gather before they are flushed.
 GROUP_BYTES = 512 * 1024
+# What one commit may hold: a lone publisher's event, or what many had waiting.
+BATCHES = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 5_000, 25_000)
 
 log = structlog.get_logger()
 
@@ -56,6 +60,8 @@ class Committer:
         self._since_upkeep = 0
         self._trouble: str | None = None  # why nothing can be stored
         self._upkeep_trouble: str | None = None  # why the log cannot look after itself
+        self.commit_s = Histogram(SECONDS)
+        self.commit_events = Histogram(BATCHES)  # the duplicates too, for they cost as much
 
     async def commit(self, events: Sequence[Event]) -> Appended:
         """Append `events` as one and hand on those that are new.
@@ -97,6 +103,10 @@ class Committer:
         """What is wrong with the log; None when all is well."""
         return self._trouble or self._upkeep_trouble
 
+    def statistics(self) -> dict[str, object]:
+        """Return how long commits took, and how many events there were in each."""
+        return {"commit_s": self.commit_s, "commit_events": self.commit_events}
+
     def look_after_log(self) -> None:
         """Have the log do its own work, when it is its turn."""
         self._has_upkeep = True
@@ -117,11 +127,13 @@ class Committer:
             if not waiting:
                 self._commit_waiting()
                 continue
+            began = time.monotonic()
             try:
                 appended = await self._log.append([events for events, _ in waiting])
             except LogUnavailable as error:
                 self._refuse(waiting, error)
             else:
+                self._measure(began, [events for events, _ in waiting])
                 self._note_success()
                 for one, (_, future) in zip(appended, waiting, strict=True):
                     if isinstance(one, Appended):
@@ -208,14 +220,21 @@ class Committer:
         return waiting
 
     def _append_nowait(self, batches: Sequence[Sequence[Event]]) -> list[Outcome] | None:
+        began = time.monotonic()
         try:
             appended = self._log.append_nowait(batches)
         except LogUnavailable as error:
             self._note_failure(error)
             raise
         if appended is not None:
+            self._measure(began, batches)
             self._note_success()
         return appended
+
+    def _measure(self, began: float, batches: Sequence[Sequence[Event]]) -> None:
+        """Note how long a commit took that is over, and how much it had to do."""
+        self.commit_s.observe(time.monotonic() - began)
+        self.commit_events.observe(sum(map(len, batches)))
 
     def _refuse(self, waiting: list[_Waiting], error: LogUnavailable) -> None:
         """Tell publishers that nothing of theirs is stored."""

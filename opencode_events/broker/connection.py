@@ -29,10 +29,12 @@ class Connection(Watched, Protocol):
 class Terms:
     """How one subscription is served: who it is, what is done at its cap, how it is ended, and how it is framed.
 
-    `is_chunked` tells whether its bytes come in HTTP's chunks.
+    `is_chunked` tells whether its bytes come in HTTP's chunks. `token` is the name of the token that let it in, if one
+    did.
     """
 
     peer: str
     on_overflow: OnOverflow
     end: End
     is_chunked: bool
+    token: str = ""

@@ -18,10 +18,11 @@ class Segment:
 
     `data` is the chunk with its size line and line end; `head` is the length of the size line, so that
     `data[head:-2]` is what an HTTP/1.0 client gets. `events` counts logged events, `last` is the last position that
-    its feed had looked at: whoever has read the segment resumes after it. `holders` counts the backlogs it is in.
+    its feed had looked at: whoever has read the segment resumes after it. `holders` counts the backlogs it is in;
+    `since` is when the first of them took it, by the handles' clock, 0 before that.
     """
 
-    __slots__ = ("data", "events", "head", "holders", "last", "size")
+    __slots__ = ("data", "events", "head", "holders", "last", "since", "size")
 
     def __init__(self, frames: Sequence[bytes], events: int, last: int) -> None:
         head = b"%x\r\n" % sum(map(len, frames))
@@ -31,6 +32,7 @@ class Segment:
         self.events = events
         self.last = last
         self.holders = 0
+        self.since = 0.0
 
 
 class Sealed:

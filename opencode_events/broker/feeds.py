@@ -40,6 +40,11 @@ class Feeds:
         """Those that somebody has subscribed to the instance of."""
         return {one.directory for one in self._by_selection if one.directory is not None} - {NO_INSTANCE}
 
+    @property
+    def away(self) -> int:
+        """How many subscribers are behind, and read from the log."""
+        return sum(len(feed.away) for feed in self)
+
     def find(self, selection: Selection) -> Feed:
         """Return the feed of `selection`, a new one if there is none. Raises Busy when there are too many."""
         feed = self._by_selection.get(selection)
@@ -121,10 +126,15 @@ class Feeds:
             self._append(feeds, wire.ENCODERS["instance", form], cursor, event, position)
 
     def announce(self, announcements: Sequence[Announcement]) -> None:
-        """Append control frames to every global feed, in its order and past its filters; they end nothing."""
+        """Append control frames to every global feed, in its order and past its filters; they end nothing.
+
+        What is about a directory goes to those only who may know of it.
+        """
         for form, feeds in self._global.items():
-            frames = announcement.frames(announcements, form) if feeds else ()
+            everything = announcement.frames(announcements, form) if feeds else ()
             for feed in feeds:
+                within = feed.selection.within
+                frames = everything if within is None else announcement.frames(announcements, form, within)
                 for frame in frames:
                     feed.append(frame, is_event=False)
                     self._flusher.want(feed)

@@ -54,6 +54,10 @@ class Flusher:
         """Whether more is sealed than the loop has got to."""
         return self._unwritten_bytes > BEHIND_BYTES
 
+    def statistics(self) -> dict[str, object]:
+        """Return how many flushes there were, and how long the last one took."""
+        return {"flushes": self.flushes, "last_flush_s": round(self.last_flush_s, 6)}
+
     async def caught_up(self) -> None:
         """Wait until the loop has got to what is sealed. It waits for the loop alone, never for a subscriber."""
         while self.is_behind:

@@ -65,12 +65,17 @@ class Replayer:
         self._wanted = asyncio.Event()
         self._unreadable: dict[int, str] = {}  # why, for each position that somebody cannot get beyond
         self.pages = 0
+        self.overtaken = 0
         self.events = 0
 
     @property
     def trouble(self) -> str | None:
         """Why somebody is kept waiting for what the log has; None when nobody is."""
         return next(iter(self._unreadable.values()), None)
+
+    def statistics(self) -> dict[str, object]:
+        """Return what was read for those who are behind, and how often retention was faster than one of them."""
+        return {"replay_pages": self.pages, "replayed_events": self.events, "overtaken": self.overtaken}
 
     def want(self, subscriber: Subscriber) -> None:
         """`subscriber` has sent all it had, and wants what comes after its place."""
@@ -110,6 +115,7 @@ class Replayer:
                 return
             self._unreadable.pop(after, None)
         if page.oldest > after + 1:
+            self.overtaken += len(members)
             oldest = min(page.oldest, self._head() + 1)  # what is behind the head still comes live, trimmed or not
             for subscriber in members:
                 shielded(subscriber, lambda one: one.expire(oldest))
@@ -146,7 +152,8 @@ class Replayer:
                 break
         count = len(frames)
         if feed.selection.stream == "global" and any(is_gap(stored.event) for stored in page.events):
-            frames += announcement.frames(self._resync(), feed.selection.form)  # in one piece with the gap, as if live
+            # In one piece with the gap, as if live.
+            frames += announcement.frames(self._resync(), feed.selection.form, feed.selection.within)
         segment = Segment(frames, count, last) if frames else None
         self.pages += 1
         self.events += count * len(members)

@@ -4,6 +4,7 @@ And of those that are over, the last thousand.
 """
 
 from collections import deque
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,10 +18,15 @@ log = structlog.get_logger()
 
 
 class Closed:
-    """The last handles that are over, `kept` at most, and, in `reasons`, how many there ever were for each reason."""
+    """The last handles that are over, `kept` at most, and, in `reasons`, how many there ever were for each reason.
+
+    `sent_events` and `sent_bytes` are what all of them had been sent.
+    """
 
     def __init__(self, kept: int) -> None:
         self.reasons: dict[str, int] = {}
+        self.sent_events = 0
+        self.sent_bytes = 0
         self._newest: deque[dict[str, Any]] = deque(maxlen=kept)
 
     def note(self, subscriber: Subscriber, now_s: float) -> None:
@@ -28,10 +34,20 @@ class Closed:
         assert subscriber.reason is not None
         reason = subscriber.reason.value
         self.reasons[reason] = self.reasons.get(reason, 0) + 1
+        self.sent_events += subscriber.sent_events
+        self.sent_bytes += subscriber.sent_bytes
         fields = farewell(subscriber, now_s)
         self._newest.append({"at": datetime.now(UTC).isoformat(timespec="milliseconds"), **fields})
         tell = log.warning if subscriber.reason in FORCED else log.info
         tell("subscriber.closed", **fields)
+
+    def statistics(self, others: Sequence[Subscriber]) -> dict[str, object]:
+        """Return how many are over, by reason, and what was sent to them and to the others, who are there still."""
+        return {
+            "subscribers_closed": dict(self.reasons),
+            "sent_events": self.sent_events + sum([one.sent_events for one in others]),
+            "sent_bytes": self.sent_bytes + sum([one.sent_bytes for one in others]),
+        }
 
     def newest_first(self) -> list[dict[str, Any]]:
         """Return what is remembered."""
@@ -55,6 +71,7 @@ def report(subscriber: Subscriber, owner: Owner) -> dict[str, Any]:
             "types": sorted(selection.types),
             "sync": selection.sync,
             "workspace": sorted(selection.workspaces),
+            "within": None if selection.within is None else selection.within.names(),
         },
         "on_overflow": terms.on_overflow,
         "end": terms.end,
@@ -62,6 +79,7 @@ def report(subscriber: Subscriber, owner: Owner) -> dict[str, Any]:
         "is_parked": outbox.is_paused,
         "queued_events": subscriber.queued_events,
         "queued_bytes": subscriber.queued_bytes,
+        "queued_s": round(subscriber.queued_s, 3),
         "peak_queued_events": peak_events,
         "peak_queued_bytes": peak_bytes,
         "transport_bytes": outbox.connection.buffered() if outbox.connection is not None else 0,

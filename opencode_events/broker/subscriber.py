@@ -99,7 +99,7 @@ class Subscriber:
         if refused is not None:
             self.give_up(refused)
             return
-        backlog.append(segment)
+        self._hold(segment)
         if ends:
             self.close(Reason.DISPOSED)
             return
@@ -137,7 +137,7 @@ class Subscriber:
             self.position = last
         else:
             self.replayed += segment.events
-            self.outbox.opened().append(segment)
+            self._hold(segment)
         if ends:
             self.close(Reason.DISPOSED)
             return
@@ -179,11 +179,14 @@ class Subscriber:
         selection = self.feed.selection
         cursor = self._owner.cursor(self.position)
         frame = wire.control(selection.stream, selection.form, wire.HEARTBEAT, cursor=cursor)
-        self.outbox.opened().append(Segment([frame], 0, self.position))
+        self._hold(Segment([frame], 0, self.position))
         self._drain()
 
-    def close(self, reason: Reason) -> None:
-        """Take no more; send what is buffered, then the reason, then end. The deadline is `close_flush_s`."""
+    def close(self, reason: Reason, *, retry_ms: int | None = None) -> None:
+        """Take no more; send what is buffered, then the reason, then end. The deadline is `close_flush_s`.
+
+        `retry_ms` is how long the client shall wait until it comes again, None for as long as it was told before.
+        """
         if self.state not in OPEN:
             return
         self._advance(Signal.CLOSE, reason)
@@ -192,7 +195,8 @@ class Subscriber:
         if reason is Reason.OVERFLOW_MEMORY and self.queued_events:  # frames of its own are in no log
             self.outbox.give_back()
         if reason in TOLD:
-            self._append_control(wire.CLOSING, reason=reason.value, cursor=self._owner.cursor(self.queued_position))
+            cursor = self._owner.cursor(self.queued_position)
+            self._append_control(wire.CLOSING, retry_ms=retry_ms, reason=reason.value, cursor=cursor)
         self._drain()
 
     def reset(self, reason: Reason = Reason.CLIENT_LOST) -> None:
@@ -230,6 +234,12 @@ class Subscriber:
         return self.outbox.backlog.bytes if self.outbox.backlog is not None else 0
 
     @property
+    def queued_s(self) -> float:
+        """Seconds that the oldest of what is in the backlog has waited; 0 when nothing has."""
+        backlog = self.outbox.backlog
+        return self._owner.clock() - backlog.first.since if backlog else 0.0
+
+    @property
     def held_bytes(self) -> int:
         """Bytes that it keeps from being free: those waiting, and those of a parked connection."""
         return self.queued_bytes + self.outbox.parked_bytes
@@ -247,11 +257,16 @@ class Subscriber:
         self.reason = self.reason or reason
         self.direct = None
 
-    def _append_control(self, kind: str, **properties: object) -> None:
+    def _append_control(self, kind: str, *, retry_ms: int | None = None, **properties: object) -> None:
         """Queue a frame of this subscriber's own, behind what it has waiting and past the caps."""
         selection = self.feed.selection
-        frame = wire.control(selection.stream, selection.form, kind, properties)
-        self.outbox.opened().append(Segment([frame], 0, self.queued_position))
+        frame = wire.control(selection.stream, selection.form, kind, properties, retry_ms=retry_ms)
+        self._hold(Segment([frame], 0, self.queued_position))
+
+    def _hold(self, segment: Segment) -> None:
+        """Put one segment into the backlog: it waits from now on, unless it does so for another already."""
+        segment.since = segment.since or self._owner.clock()
+        self.outbox.opened().append(segment)
 
     def _drain(self) -> None:
         """Send what waits, unless the connection is paused; when all is out, go on as the state has it."""

@@ -50,15 +50,19 @@ def start(config: Path | None, timeout: float, **flags: object) -> None:
 @click.command()
 @setting_options("state_dir")
 @click.option("--now", is_flag=True, help="Send a second signal: the daemon ends without waiting for subscribers.")
-@click.option("--timeout", type=click.FloatRange(min=0), help="Seconds to wait for its end.  [default: drain_s + 5]")
-def stop(config: Path | None, state_dir: str | None, now: bool, timeout: float | None) -> None:
+@click.option(
+    "--drain", type=click.FloatRange(min=0), help="Seconds that subscribers have, instead of the daemon's `drain_s`."
+)
+@click.option("--timeout", type=click.FloatRange(min=0), help="Seconds to wait for its end.  [default: drain + 5]")
+def stop(config: Path | None, state_dir: str | None, now: bool, drain: float | None, timeout: float | None) -> None:
     """Stop the daemon: subscribers read what is buffered, then it ends."""
     found = only(("state_dir", "drain_s"), config, {"state_dir": state_dir})
     path = found.server.state_dir
     if not statedir.is_held(path):
         stale = " (a killed daemon's daemon.json was removed)" if statedir.remove_stale(path) else ""
         raise DaemonError(f"not running: nobody has {path}{stale}", exit_code=Exit.NOT_RUNNING)
-    _stop(path, now, found.server.drain_s + STOP_MARGIN_S if timeout is None else timeout)
+    wait_s = (found.server.drain_s if drain is None else drain) + STOP_MARGIN_S
+    _stop(path, now, wait_s if timeout is None else timeout, drain)
 
 
 @click.command()
@@ -165,7 +169,7 @@ def _end(child: subprocess.Popen[bytes]) -> None:
         child.wait()
 
 
-def _stop(path: Path, now: bool, timeout_s: float) -> None:
+def _stop(path: Path, now: bool, timeout_s: float, drain_s: float | None = None) -> None:
     """Signal the daemon that holds `path` and wait for the lock. Raises DaemonError if time is up before."""
     deadline = time.monotonic() + timeout_s
 
@@ -175,6 +179,8 @@ def _stop(path: Path, now: bool, timeout_s: float) -> None:
     _wait_until(lambda: statedir.holder_pid(path) is not None or is_over(), deadline)
     pid = statedir.holder_pid(path)
     if pid is not None:
+        if drain_s is not None:
+            statedir.ask_drain(path, pid, drain_s)
         _signal(pid)
         if now and not _wait_until(is_over, time.monotonic() + NOW_PAUSE_S):
             _signal(pid)

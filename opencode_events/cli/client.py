@@ -18,6 +18,7 @@ DEFAULT_URL = "http://127.0.0.1:4097"
 CONNECT_S = 10.0
 ANSWER_S = 10.0
 CERTIFICATE_VARIABLE = "OPENCODE_EVENTS_TLS_CERT"  # the daemon's own setting
+TOKEN_VARIABLE = "OPENCODE_EVENTS_TOKEN"  # not an option: what stands in a command line is seen by everybody
 COUNTS = ("accepted", "duplicates", "skipped")
 
 
@@ -50,10 +51,13 @@ def session() -> aiohttp.ClientSession:
     """Return a session without a deadline for the whole of a request: streams have none.
 
     Over HTTPS it trusts what the system trusts, and the certificate that the environment names for the daemon itself.
-    The password is the one that the environment names for the daemon, too. Raises SettingError when it cannot be read.
+    The password is the one that the daemon is given, too; a token wins over it. Raises SettingError when it cannot be
+    read.
     """
     held = credentials.load(only(("upstream_username", "upstream_password_file"), None, {}).relay, os.environ)
     shown = {} if held is None else {"Authorization": held.authorization}
+    if token := os.environ.get(TOKEN_VARIABLE):
+        shown = {"Authorization": f"Bearer {token}"}
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(ssl=trust(os.environ.get(CERTIFICATE_VARIABLE))),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),

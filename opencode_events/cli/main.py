@@ -21,7 +21,9 @@ from opencode_events.cli.publish import publish
 from opencode_events.cli.serve import check_config, run
 from opencode_events.cli.status import status
 from opencode_events.cli.subscribers import evict, subscribers
+from opencode_events.cli.systemd import systemd
 from opencode_events.cli.tail import tail
+from opencode_events.cli.top.command import top
 from opencode_events.errors import DaemonError, OpencodeEventsError, SettingError
 
 PROGRAM = "opencode-events"
@@ -75,9 +77,11 @@ for command in (
     evict,
     publish,
     tail,
+    top,
     log,
     bench,
     check_config,
+    systemd,
     settings_table.command,
 ):
     main.add_command(command)

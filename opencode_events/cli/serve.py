@@ -3,12 +3,14 @@
 What the daemon is and does is `daemon`'s. Here are the settings read, and the person told where to point curl.
 """
 
+import functools
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import click
 
-from opencode_events import __version__, configuration, settings
+from opencode_events import __version__, configuration, keys, settings
 from opencode_events.cli.options import setting_options, shown
 from opencode_events.settings import Settings
 
@@ -18,20 +20,26 @@ from opencode_events.settings import Settings
 def run(config: Path | None, **flags: object) -> int:
     """Run the daemon in the foreground until SIGTERM or Ctrl-C.
 
-    Subscribers then have a moment to read what is buffered; a second signal ends the daemon at once.
+    Subscribers then have a moment to read what is buffered; a second signal ends the daemon at once. SIGHUP has it read
+    the settings' file again.
     """
     # Not at the top: it brings the whole server along, and the other commands, completion above all, start without it.
     from opencode_events import daemon
 
-    return daemon.run(configuration.load(flags, None, config), ready=_say_where)
+    reread = functools.partial(configuration.load, flags, None, config)
+    return daemon.run(reread(), ready=_say_where, reread=reread)
 
 
 @click.command("check-config")
 @setting_options()
 def check_config(config: Path | None, **flags: object) -> None:
-    """Check the settings and show each with where it came from. A bad one is named; the exit code is then 2."""
+    """Check the settings and show each with where it came from. A bad one is named; the exit code is then 2.
+
+    The files of passwords and tokens are read, too.
+    """
     chosen = configuration.gather(flags, None, config)
     effective = configuration.build(chosen)
+    keys.check(effective, os.environ)
     for line in table(effective, {name: source for name, (_, source) in chosen.items()}):
         click.echo(line)
 

@@ -8,7 +8,9 @@ from pathlib import Path
 import click
 
 from opencode_events.cli import client
+from opencode_events.cli.columns import WIDTH, number
 from opencode_events.cli.options import setting_options, url_option
+from opencode_events.cli.overview import overview
 
 
 @click.command()
@@ -16,15 +18,19 @@ from opencode_events.cli.options import setting_options, url_option
 @url_option
 @click.option("--json", "as_json", is_flag=True, help="Print the daemon's answer as it is.")
 def status(config: Path | None, state_dir: str | None, url: str | None, as_json: bool) -> None:
-    """Show what the daemon does: its subscribers, its log, its memory."""
+    """Show what the daemon does: in a few lines, as `top` has them, and then everything."""
     found = client.running_url(url, config, state_dir)
     text = asyncio.run(client.ask(found, "/-/status"))
     if as_json:
         click.echo(text)
         return
-    rows = list(_rows("", json.loads(text)))
+    document = json.loads(text)
+    rows = list(_rows("", document))
     width = max((len(name) for name, _ in rows), default=0)
     click.echo(click.style(found, bold=True))
+    for line in overview(document):
+        click.echo("  " + click.style(line.shown(WIDTH - 2), fg="red" if line.is_trouble else None))
+    click.echo()
     for name, value in rows:
         click.echo(f"  {name:<{width}}  {value}")
 
@@ -48,7 +54,7 @@ def _shown(value: object) -> str:
         case bool():
             return "yes" if value else "no"
         case int():
-            return f"{value:,}".replace(",", " ")
+            return number(value)
         case float():
             return f"{value:.6g}"
         case str():

@@ -152,10 +152,15 @@ class Page(NamedTuple):
 
 
 class SyncRow(NamedTuple):
-    """One row of opencode's `POST /sync/history`; `data` is JSON, as it was published."""
+    """One row of opencode's `POST /sync/history`; `data` is JSON, as it was published.
+
+    `directory` is no part of the answer: who may have it is judged by it. None if the event has none, or an opencode
+    server sent the row.
+    """
 
     id: str
     aggregate_id: str
     seq: int
     type: str
     data: bytes
+    directory: str | None = None

@@ -212,6 +212,6 @@ def read_history(db: sqlite3.Connection, known: Mapping[str, int], place: Place)
             event = Event._make(row[1:])
             _refuse_damaged([event])
             kind, data = twins.content(event.payload)
-            found.append(SyncRow(event.id, aggregate, event.seq or 0, kind, data))
+            found.append(SyncRow(event.id, aggregate, event.seq or 0, kind, data, event.directory))
             size += len(data)
     return found, None

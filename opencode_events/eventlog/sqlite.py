@@ -46,7 +46,7 @@ class SqliteLog:
         self, path: Path | None, settings: EventLogSettings, *, clock: Callable[[], float] = time.time
     ) -> None:
         self._path = path
-        self._settings = settings
+        self.settings = settings
         self._durable = settings.durability == "full" and path is not None
         self._clock = clock
         self._is_closed = False
@@ -182,7 +182,7 @@ class SqliteLog:
             if self._is_failing:  # is it well again? A commit tells, and nothing else does
                 database.writer.execute("UPDATE mark SET value = max(value, ?) WHERE name = 'head'", (self.head,))
                 self._is_failing = self._is_full = False
-            settings = self._settings
+            settings = self.settings
             since_ms = int((self._clock() - settings.log_max_age_s) * 1000)
             limits = retention.Limits(settings.log_max_events, settings.log_max_bytes, since_ms)
             with database.patient():

@@ -53,11 +53,19 @@ def end_to_end(fields: Fields) -> list[tuple[str, str]]:
 
 
 def request_fields(
-    fields: Fields, *, authority: str, authorization: str | None, peer: str, scheme: str, via: str
+    fields: Fields,
+    *,
+    authority: str,
+    authorization: str | None,
+    peer: str,
+    scheme: str,
+    via: str,
+    is_for_us: bool = False,
 ) -> CIMultiDict[str]:
     """Return the fields of the request to upstream, which is `authority`.
 
-    `authorization` replaces the client's; None leaves that. `peer` is the client's address, `scheme` how it came,
+    `authorization` replaces the client's; None leaves that, unless `is_for_us`: what clients show is the shield's
+    alone, and is left out, of the page's address in Referer too. `peer` is the client's address, `scheme` how it came,
     `via` what the shield calls itself. What a proxy before us has said of the client stays: it knows better.
     """
     known = list(fields)
@@ -70,8 +78,11 @@ def request_fields(
     for octets, value in known:
         if octets.lower() == b"host":
             called = _text(value)
-    if authorization is not None:
+    if authorization is not None or is_for_us:
         kept.popall("Authorization", None)
+        if referers := kept.popall("Referer", []):
+            kept["Referer"] = without_auth_token(referers[0])
+    if authorization is not None:
         kept["Authorization"] = authorization
     _append(kept, "Via", f"1.1 {via}")
     _append(kept, "X-Forwarded-For", peer)

@@ -48,11 +48,13 @@ NO_AUTO_HEADERS = (hdrs.ACCEPT, hdrs.ACCEPT_ENCODING, hdrs.CONTENT_TYPE, hdrs.US
 class PassThrough:
     """The handler of every path that is not the daemon's own. To be entered before the first request.
 
-    `credentials` are shown to upstream in the place of the client's; None leaves the client's as they are.
+    `credentials` are shown to upstream in the place of the client's; None leaves the client's as they are, unless
+    `is_for_us`: clients show tokens, which are nobody else's business.
     """
 
-    def __init__(self, settings: RelaySettings, credentials: Credentials | None) -> None:
+    def __init__(self, settings: RelaySettings, credentials: Credentials | None, *, is_for_us: bool = False) -> None:
         self._settings = settings
+        self._is_for_us = is_for_us
         self._credentials = credentials
         self._upstream = URL(settings.upstream)
         self._via = f"opencode-events-{secrets.token_hex(4)}"  # one's own: to know oneself again
@@ -130,7 +132,7 @@ class PassThrough:
         target = headers.origin_form(request.raw_path)
         # Preflights have not shown a password, so none is shown for them.
         shown = None if self._credentials is None or _is_preflight(request) else self._credentials.authorization
-        if self._credentials is not None:
+        if self._credentials is not None or self._is_for_us:
             target = headers.without_auth_token(target)
         try:
             fields = headers.request_fields(
@@ -140,6 +142,7 @@ class PassThrough:
                 peer=request.remote or "unknown",
                 scheme=request.scheme,
                 via=self._via,
+                is_for_us=self._is_for_us,
             )
         except ValueError as error:
             raise RequestError("a field has a control character", field=str(error)) from error

@@ -67,7 +67,7 @@ class Patrol:
         clock: Callable[[], float] = time.monotonic,
         work: Callable[[], float] | None = None,
     ) -> None:
-        self._settings = settings
+        self.settings = settings
         self._probe = probe
         self._sources = tuple(sources)
         self._clock = clock
@@ -82,7 +82,7 @@ class Patrol:
     @property
     def pause_s(self) -> float:
         """Seconds until the next sweep: a tick, or what keeps the patrol within its share of a core."""
-        return max(self._settings.tick_s, self._last_sweep_s / SHARE)
+        return max(self.settings.tick_s, self._last_sweep_s / SHARE)
 
     async def run(self) -> None:
         """Sweep every `tick_s` seconds, or as often as the patrol's share of a core allows, until cancelled."""
@@ -135,7 +135,7 @@ class Patrol:
 
     def _see(self, watched: Watched, track: Track, sample: Sample, now: float) -> Seen:
         observation = track.observe(sample, watched.outlook(), now)
-        return Seen(sample, observation, classify(observation, self._settings))
+        return Seen(sample, observation, classify(observation, self.settings))
 
     def _apply(self, watched: Watched, seen: Seen) -> int:
         """Do what a verdict says; return what it cost, in looks."""

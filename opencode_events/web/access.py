@@ -1,35 +1,49 @@
-"""Who may ask at all: Host, then Origin, then the password, for every request and before any handler.
+"""Who may ask at all, and for what: Host, then Origin, then the password or a token, for every request.
 
 Host keeps out web pages whose name was made to point here (DNS rebinding); Origin keeps out those that use their
 reader's browser to change something, or to open a websocket, which no browser's own rules forbid; the password keeps
-out everybody else. The first two hold without a password too: what is open to this machine is not meant for each page
-that somebody on it looks at.
+out everybody else, and a token lets in for what it is meant for. The first two hold without a password too: what is
+open to this machine is not meant for each page that somebody on it looks at.
 """
 
 import ipaddress
 import re
 from http import HTTPStatus
+from typing import Any, Literal
 
 from aiohttp import hdrs, web
 from yarl import URL
 
 from opencode_events.credentials import Credentials
 from opencode_events.errors import Forbidden
+from opencode_events.tokens import EVERYTHING, Scope, Token, Tokens
 from opencode_events.web.cors import Cors
 
 # What changes nothing (RFC 9110, section 9.2.1), and so may come from any page: it is CORS that keeps the answer.
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 # Fetch Metadata: the page asks its own server, or it was the user (a bookmark, an address typed in).
 OWN_SITES = frozenset({"same-origin", "none"})
-# Where a load balancer asks, which has no password, and learns nothing but that somebody is there.
-OPEN_PATHS = frozenset({"/-/healthy"})
+# What somebody must be allowed who asks for a path. `any`: whatever it is; `nothing`: that is where a load balancer
+# asks, which has no password, and learns nothing but that somebody is there.
+Need = Scope | Literal["any", "nothing"]
 # The authority that a target begins with, if it is none of our paths (RFC 9112, section 3.2). Who puts a user before it
 # wants to be taken for another.
 TARGET = re.compile(r"(?![/*])(?:[^/?#]*://)?(?P<authority>[^/?#]*)")
 # What a browser sends as Origin (RFC 6454, section 6.2), of those that we could have.
 PAGE = re.compile(r"https?://[^/?#@\s]+")
-# What opencode's own server says, so that a client cannot tell who refuses it.
-CHALLENGE = 'Basic realm="Secure Area"'
+# What opencode's own server says, so that a client cannot tell who refuses it; and RFC 6750, section 3.
+BASIC = 'Basic realm="Secure Area"'
+BEARER = 'Bearer realm="Secure Area"'
+BEARER_SCHEME = "bearer "
+
+# Where a request has what it may. Newer releases of aiohttp warn of a plain name, older ones know nothing else.
+KEY: Any = web.RequestKey("grant", Token) if hasattr(web, "RequestKey") else "grant"
+
+
+def granted(request: web.BaseRequest) -> Token:
+    """Return what the asker may, of a request that was let in."""
+    found: Token = request.get(KEY, EVERYTHING)
+    return found
 
 
 def parse_hosts(names: str) -> frozenset[str]:
@@ -47,29 +61,57 @@ async def expect_later(request: web.Request) -> None:
 class Access:
     """Judges requests. `allowed_hosts` are further names that Host may have, in lower case, without a port.
 
-    `credentials` are what everybody has to show; None: nobody has to.
+    `credentials` are what everybody has to show, or else one of `tokens`; with None of both nobody has to.
     """
 
-    def __init__(self, credentials: Credentials | None, allowed_hosts: frozenset[str], cors: Cors) -> None:
+    def __init__(
+        self, credentials: Credentials | None, allowed_hosts: frozenset[str], cors: Cors, tokens: Tokens | None = None
+    ) -> None:
         self._credentials = credentials
         self._allowed_hosts = allowed_hosts
         self._cors = cors
+        self._tokens = tokens
 
-    def check(self, request: web.BaseRequest) -> web.Response | None:
+    def check(self, request: web.BaseRequest, need: Need = "any") -> web.Response | None:
         """Return None if the request may be served, else the answer that asks for a password.
 
-        Raises Forbidden for a Host or an Origin that may not be.
+        Raises Forbidden for a Host or an Origin that may not be, and for a token that is for something else.
         """
         authority = self._check_host(request)
         if request.method not in SAFE_METHODS or is_upgrade(request):
             self._check_origin(request, authority)
-        # As it is written: decoded, "/-%2Fhealthy" is the same, but to the router a path of the server behind.
-        if self._credentials is None or is_preflight(request) or request.rel_url.raw_path in OPEN_PATHS:
+        is_open = self._credentials is None and self._tokens is None
+        if is_open or need == "nothing" or is_preflight(request):
             return None
-        token = request.query.get("auth_token")
-        if self._credentials.matches(request.headers.get(hdrs.AUTHORIZATION), token):
+        token = self._identify(request)
+        if token is None:
+            return self._challenge()
+        if need != "any" and need not in token.scopes:
+            raise Forbidden(f"the token {token.name} is not for this: it has no scope {need}", field="Authorization")
+        request[KEY] = token
+        return None
+
+    def _identify(self, request: web.BaseRequest) -> Token | None:
+        """Return what the request may by what it shows; None if that is nothing we know."""
+        authorization, parameter = request.headers.get(hdrs.AUTHORIZATION), request.query.get("auth_token")
+        if self._credentials is not None and self._credentials.matches(authorization, parameter):
+            return EVERYTHING
+        if self._tokens is None:
             return None
-        return web.Response(status=HTTPStatus.UNAUTHORIZED, headers={hdrs.WWW_AUTHENTICATE: CHALLENGE})
+        shown = []
+        if authorization is not None and authorization[: len(BEARER_SCHEME)].lower() == BEARER_SCHEME:
+            shown.append(authorization[len(BEARER_SCHEME) :].strip(" "))
+        if parameter is not None:  # an EventSource cannot send a header
+            shown.append(parameter.replace(" ", "+"))  # a plus sign that was not encoded is a space in a query
+        return self._tokens.find(shown)
+
+    def _challenge(self) -> web.Response:
+        response = web.Response(status=HTTPStatus.UNAUTHORIZED)
+        if self._credentials is not None:
+            response.headers.add(hdrs.WWW_AUTHENTICATE, BASIC)
+        if self._tokens is not None:
+            response.headers.add(hdrs.WWW_AUTHENTICATE, BEARER)
+        return response
 
     def _check_host(self, request: web.BaseRequest) -> str:
         """Return by which name and port the client calls us; nothing if it is too old to say.

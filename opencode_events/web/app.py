@@ -5,18 +5,26 @@ from http import HTTPStatus
 
 from aiohttp import web
 
+from opencode_events.access_settings import AccessSettings
 from opencode_events.broker.broker import Broker
 from opencode_events.credentials import Credentials
 from opencode_events.events import Stream
 from opencode_events.settings import ServerSettings
-from opencode_events.web.access import Access, expect_later, parse_hosts
+from opencode_events.tokens import Tokens
+from opencode_events.web.access import Access, Need, expect_later, parse_hosts
 from opencode_events.web.bodies import Bodies
 from opencode_events.web.connections import Connections
 from opencode_events.web.cors import Cors
-from opencode_events.web.history import History
-from opencode_events.web.operate import Look, Operate, Statistics, nothing_seen
+from opencode_events.web.dashboard import Dashboard
+from opencode_events.web.handles import Look
+from opencode_events.web.history import History, unbounded
+from opencode_events.web.memory import Memory, allowed_bytes
+from opencode_events.web.metrics import Metrics
+from opencode_events.web.openapi import OpenApi, describe
+from opencode_events.web.operate import Operate, Statistics, nothing_seen
 from opencode_events.web.problems import Guard, Handler, forbidding, refusal
 from opencode_events.web.publish import Publish
+from opencode_events.web.rates import Rates
 from opencode_events.web.shield import Shield, spelled_out
 from opencode_events.web.subscribe import Subscribe
 from opencode_events.web.turnstile import Turnstile
@@ -24,8 +32,9 @@ from opencode_events.web.turnstile import Turnstile
 # Seconds that an idle connection is kept; longer than the 60 s after which proxies give theirs up.
 KEEPALIVE_S = 75.0
 READ_BYTES = 64 * 1024
-# One line of a request's head, as much as Node takes: a path with its query, a cookie.
-HEAD_BYTES = 16 * 1024
+# What one line of a request's head may have: where the application says it to its runner.
+HEAD_BYTES = web.AppKey("head_bytes", int)
+HISTORY = "/sync/history"
 # The rest of a path, whatever it has: a dot alone would leave out line feeds.
 REST = "{path:(?s:.*)}"
 # Subscriptions that are begun in one turn of the loop: some 2 ms.
@@ -40,58 +49,95 @@ def build_app(
     *,
     connections: Connections | None = None,
     look: Look = nothing_seen,
+    access: AccessSettings | None = None,
     credentials: Credentials | None = None,
+    tokens: Tokens | None = None,
     shield: Shield | None = None,
 ) -> web.Application:
     """Return the application. Unknown paths and methods get problem documents too, or are passed through a shield.
 
     `connections` is told of every request; `look` returns what the watchdog sees of a subscriber's connection.
-    `credentials` are what everybody has to show.
+    `credentials` are what everybody has to show, or one of `tokens`.
     """
+    access = AccessSettings() if access is None else access
     watched = Connections() if connections is None else connections  # one without connections is false
-    cors = Cors(frozenset(origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()))
+    cors = Cors(frozenset(origin.strip() for origin in access.cors_origins.split(",") if origin.strip()))
     bodies = Bodies(settings.max_unfinished_bytes)
-    guard = Guard(Access(credentials, parse_hosts(settings.allowed_hosts), cors), cors, watched)
+    memory = Memory(access.max_rss_bytes or allowed_bytes())
+    guard = Guard(
+        Access(credentials, parse_hosts(access.allowed_hosts), cors, tokens),
+        cors,
+        watched,
+        memory,
+        max_head_bytes=access.max_head_bytes,
+    )
+    rates = Rates(access.token_publish_events_per_s, access.peer_publish_events_per_s)
     turnstile = Turnstile(HANDSHAKES_A_TURN)
-    operate = Operate(version, broker, parts, look, shield)
+    operate = Operate(version, broker, parts, look, shield, memory)
     routes: dict[str, dict[str, Handler]] = {
+        "/-/": {"GET": Dashboard()},
         "/-/healthy": {"GET": operate.healthy},
         "/-/ready": {"GET": operate.ready},
         "/-/status": {"GET": operate.status},
+        "/-/metrics": {"GET": Metrics(version, broker, parts, lambda: not operate.reasons())},
         "/-/subscribers": {"GET": operate.subscribers},
         "/-/subscribers/{id}": {"DELETE": operate.evict},
     }
+    may_publish = shield is None or shield.allow_publish
     streams: dict[str, Stream] = {"/event": "instance", "/global/event": "global"}
     for path, stream in streams.items():
         routes[path] = {"GET": Subscribe(stream, broker, settings, cors, turnstile, shield)}
-        if shield is None or shield.allow_publish:
-            routes[path]["POST"] = Publish(stream, broker, settings, bodies)
+        if may_publish:
+            routes[path]["POST"] = Publish(stream, broker, settings, bodies, rates)
         else:
             routes[path]["POST"] = forbidding("this is the stream of upstream's events; the setting is allow_publish")
     if shield is None:
         routes["/global/health"] = {"GET": operate.health}
-        routes["/sync/history"] = {"POST": History(broker, settings, bodies, cors)}
-
-    async def others(request: web.Request) -> web.StreamResponse:
-        """Answer what is not ours, unless it is one of our streams in another spelling."""
-        assert shield is not None
-        path = spelled_out(request.path) if request.method == "GET" else ""
-        return await (routes[path]["GET"] if path in streams else shield.pass_through)(request)
+        routes[HISTORY] = {"POST": History(broker, settings, bodies, cors)}
+    shown = (*(() if credentials is None else ("basic", "auth_token")), *(() if tokens is None else ("bearer",)))
+    contract = describe(version, is_shield=shield is not None, may_publish=may_publish, shown=shown)
+    routes["/-/openapi.json"] = {"GET": OpenApi(contract)}
 
     app = web.Application()
+    app[HEAD_BYTES] = access.max_head_bytes
     for path, methods in routes.items():
         for method, handler in methods.items():
-            app.router.add_route(method, path, guard(handler))
+            app.router.add_route(method, path, guard(handler, need_of(method, path)))
         app.router.add_route("OPTIONS", path, guard(cors.preflight))
         if shield is None or path not in streams:
             allow = ", ".join([*methods, "OPTIONS"])
             app.router.add_route("*", path, guard(refusal(HTTPStatus.METHOD_NOT_ALLOWED, allow=allow)))
     if shield is not None:
         app.router.add_route("*", f"/-/{REST}", guard(refusal(HTTPStatus.NOT_FOUND)))
-        app.router.add_route("*", f"/{REST}", guard(others), expect_handler=expect_later)
+        history = guard(unbounded(shield.pass_through), "subscribe")
+        app.router.add_route("POST", HISTORY, history, expect_handler=expect_later)
+        others = _others(
+            guard(shield.pass_through, "upstream"),
+            {path: guard(routes[path]["GET"], need_of("GET", path)) for path in streams},
+        )
+        app.router.add_route("*", f"/{REST}", others, expect_handler=expect_later)
     else:
         app.router.add_route("*", f"/{REST}", guard(refusal(HTTPStatus.NOT_FOUND)))
     return app
+
+
+def need_of(method: str, path: str) -> Need:
+    """Return what a token must be for to ask for one of our paths."""
+    if path.startswith("/-/"):
+        return "nothing" if path == "/-/healthy" else "operate"
+    if path in ("/event", "/global/event"):
+        return "publish" if method == "POST" else "subscribe"
+    return "subscribe" if path == HISTORY else "any"
+
+
+def _others(pass_through: Handler, streams: Mapping[str, Handler]) -> Handler:
+    """Return the handler of what is not ours, unless it is one of our `streams` in another spelling."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        path = spelled_out(request.path) if request.method == "GET" else ""
+        return await streams.get(path, pass_through)(request)
+
+    return answer
 
 
 def build_runner(app: web.Application) -> web.AppRunner:
@@ -100,6 +146,7 @@ def build_runner(app: web.Application) -> web.AppRunner:
     A handler is cancelled when its client goes: otherwise one that waits would never end. Bodies are not
     decompressed, so that a small one cannot become a large one. No access log: subscribers have their own lines.
     """
+    head_bytes = app.get(HEAD_BYTES, AccessSettings().max_head_bytes)
     return web.AppRunner(
         app,
         access_log=None,
@@ -107,8 +154,8 @@ def build_runner(app: web.Application) -> web.AppRunner:
         keepalive_timeout=KEEPALIVE_S,
         auto_decompress=False,
         read_bufsize=READ_BYTES,
-        max_line_size=HEAD_BYTES,
-        max_field_size=HEAD_BYTES,
+        max_line_size=head_bytes,
+        max_field_size=head_bytes,
         shutdown_timeout=1.0,
         handle_signals=False,
     )

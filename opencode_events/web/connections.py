@@ -32,9 +32,12 @@ def buffered(transport: asyncio.Transport) -> int:
 
 
 class HttpConnection:
-    """One connection. `active` counts requests that are being answered, `answered` those that were."""
+    """One connection. `active` counts requests that are being answered, `answered` those that were.
 
-    __slots__ = ("_peer", "_transport", "active", "answered", "is_stream", "socket")
+    `token` is the name of the token that let the last one in, if one did.
+    """
+
+    __slots__ = ("_peer", "_transport", "active", "answered", "is_stream", "socket", "token")
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
@@ -43,6 +46,7 @@ class HttpConnection:
         self.active = 0
         self.answered = 0
         self.is_stream = False
+        self.token = ""
 
     @property
     def is_open(self) -> bool:
@@ -112,6 +116,12 @@ class Connections:
                 del self._known[protocol]
             elif not connection.is_stream:
                 yield connection
+
+    def revoke(self, tokens: frozenset[str]) -> None:
+        """Cut those off who are being answered and were let in by one of `tokens`: a websocket may last for days."""
+        for connection in list(self.watched()):
+            if connection.active and connection.token in tokens:
+                connection.evict("revoked")
 
     def _find(self, protocol: web.RequestHandler) -> HttpConnection | None:
         known = self._known.get(protocol)

@@ -13,13 +13,15 @@ from opencode_events.broker.lifecycle import Reason, State
 from opencode_events.broker.report import report
 from opencode_events.broker.subscriber import Subscriber
 from opencode_events.errors import NoSuchSubscriber
+from opencode_events.histogram import Histogram
+from opencode_events.web.handles import Look, encoded
+from opencode_events.web.memory import Memory
 from opencode_events.web.shield import Shield
 
 # A subscriber's number, as it may stand in a path.
 ID = re.compile("[0-9]{1,18}")
 
 Statistics = Callable[[], Mapping[str, object]]
-Look = Callable[[Subscriber], Mapping[str, object]]
 
 
 def nothing_seen(subscriber: Subscriber) -> Mapping[str, object]:
@@ -29,31 +31,53 @@ def nothing_seen(subscriber: Subscriber) -> Mapping[str, object]:
 
 def answer(document: object) -> web.Response:
     """Return a JSON answer that nobody stores."""
-    headers = {"Content-Type": "application/json", "Cache-Control": "no-store"}
-    return web.Response(body=msgspec.json.encode(document), headers=headers)
+    return _json(msgspec.json.encode(document, enc_hook=_plain))
+
+
+def _json(body: bytes) -> web.Response:
+    return web.Response(body=body, headers={"Content-Type": "application/json", "Cache-Control": "no-store"})
+
+
+def _plain(value: object) -> object:
+    """Return what msgspec does not know as what it knows."""
+    if isinstance(value, Histogram):
+        return value.summary()
+    raise NotImplementedError(f"{type(value).__name__} is not for JSON")
 
 
 class Operate:
     """The handlers. `parts` are the statistics of each part of the daemon, by name; `look` is the watchdog's."""
 
     def __init__(
-        self, version: str, broker: Broker, parts: Mapping[str, Statistics], look: Look, shield: Shield | None = None
+        self,
+        version: str,
+        broker: Broker,
+        parts: Mapping[str, Statistics],
+        look: Look,
+        shield: Shield | None,
+        memory: Memory,
     ) -> None:
         self._version = version
         self._broker = broker
         self._parts = parts
         self._look = look
         self._shield = shield
+        self._memory = memory
         self._started_at = time.monotonic()
 
     async def healthy(self, request: web.Request) -> web.Response:
         """Answer as long as the loop turns."""
         return answer({"healthy": True})
 
+    def reasons(self) -> list[str]:
+        """Return why events do not come, or cannot be subscribed to; nothing when all is well."""
+        upstream = None if self._shield is None else self._shield.trouble()
+        troubles = (self._broker.trouble, self._memory.trouble, upstream)
+        return [trouble for trouble in troubles if trouble is not None]
+
     async def ready(self, request: web.Request) -> web.Response:
         """Answer 200 when events come and can be subscribed to, else 503 with the reasons."""
-        troubles = (self._broker.trouble, None if self._shield is None else self._shield.trouble())
-        reasons = [trouble for trouble in troubles if trouble is not None]
+        reasons = self.reasons()
         response = answer({"ready": not reasons, "reasons": reasons})
         if reasons:
             response.set_status(503)
@@ -74,11 +98,7 @@ class Operate:
         """Answer with one object for each handle, in order of arrival; `closed=1`: for those that were the last."""
         if request.query.get("closed", "0") not in ("", "0"):
             return answer({"closed": self._broker.closed_reports()})
-        reports = [
-            report(subscriber, self._broker) | dict(self._look(subscriber))
-            for subscriber in self._broker.subscribers.values()
-        ]
-        return answer({"subscribers": reports})
+        return _json(await encoded(self._broker, self._look))
 
     async def evict(self, request: web.Request) -> web.Response:
         """End one subscriber: politely, or at once if that has begun already. Raises NoSuchSubscriber."""

@@ -5,6 +5,7 @@ like) is counted in `skipped` and not taken.
 """
 
 import asyncio
+import functools
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -17,9 +18,13 @@ from opencode_events.broker.broker import Broker
 from opencode_events.errors import OpencodeEventsError, OutOfSequence, RequestError, TooLarge, UnsupportedMedia
 from opencode_events.events import Event, Skipped, Stream
 from opencode_events.settings import ServerSettings
+from opencode_events.web.access import granted
 from opencode_events.web.bodies import JSON, NDJSON, Bodies, refuse_coded
+from opencode_events.web.connections import peer
 from opencode_events.web.lines import LineSplitter, LineTooLong
+from opencode_events.web.posted import Posted
 from opencode_events.web.query import read_directory
+from opencode_events.web.rates import Rates
 
 # Items of an array that are checked between two turns of the loop: some 2 ms.
 CHECK_AT_ONCE = 250
@@ -52,11 +57,12 @@ class ReceiptWithIds(Receipt):
 class Publish:
     """The handler of one stream."""
 
-    def __init__(self, stream: Stream, broker: Broker, settings: ServerSettings, bodies: Bodies) -> None:
+    def __init__(self, stream: Stream, broker: Broker, settings: ServerSettings, bodies: Bodies, rates: Rates) -> None:
         self._stream = stream
         self._bodies = bodies
         self._broker = broker
         self._settings = settings
+        self._rates = rates
         self._encode = msgspec.json.Encoder().encode
 
     async def __call__(self, request: web.Request) -> web.StreamResponse:
@@ -87,6 +93,7 @@ class Publish:
         if body.startswith(b"["):
             return await self._take_array(body, parse)
         item = await _checked(parse, body)
+        parse.charge(1)
         receipt = ReceiptWithIds(ids=[item.id])
         try:
             await self._append([item], receipt)
@@ -95,13 +102,13 @@ class Publish:
             raise
         return receipt
 
-    def _parser(self, request: web.Request) -> Callable[[bytes], Event | Skipped]:
-        """Return what turns one event's text into an event of this stream."""
+    def _parser(self, request: web.Request) -> Posted:
+        """Return what turns one event's text into an event of this stream, if its sender may."""
         limit = self._settings.max_event_bytes
-        if self._stream == "global":
-            return lambda text: events.parse_global(text, limit)
-        directory = read_directory(request)
-        return lambda text: events.parse_instance(text, limit, directory)
+        parse = functools.partial(events.parse_global, limit=limit)
+        if self._stream == "instance":
+            parse = functools.partial(events.parse_instance, limit=limit, directory=read_directory(request))
+        return Posted(parse, granted(request), peer(request.transport), self._rates)
 
     def _split(self, body: bytes) -> Sequence[events.Buffer]:
         return events.split_array(body, self._stream)
@@ -127,7 +134,7 @@ class Publish:
             receipt.first = receipt.first or self._broker.cursor(appended.first)
             receipt.last = self._broker.cursor(appended.first + len(appended.events) - 1)
 
-    async def _take_array(self, body: bytes, parse: Callable[[bytes], Event | Skipped]) -> Receipt:
+    async def _take_array(self, body: bytes, parse: Posted) -> Receipt:
         """Take all items, or none."""
         items: list[Event | Skipped] = []
         for index, text in enumerate(await _checked(self._split, body)):
@@ -138,11 +145,12 @@ class Publish:
                 raise
             if index % CHECK_AT_ONCE == CHECK_AT_ONCE - 1:
                 await asyncio.sleep(0)
+        parse.charge(len(items))
         receipt = ReceiptWithIds(ids=[item.id for item in items])
         await self._append(items, receipt)
         return receipt
 
-    async def _take_lines(self, request: web.Request, parse: Callable[[bytes], Event | Skipped]) -> Receipt:
+    async def _take_lines(self, request: web.Request, parse: Posted) -> Receipt:
         """Take lines as they arrive. What came before a bad line is in the log and stays."""
         receipt, taken, limit = Receipt(), 0, self._settings.max_event_bytes
         splitter, held = LineSplitter(limit + LINE_SLACK), 0
@@ -167,9 +175,7 @@ class Publish:
             self._bodies.release(held)
         return receipt
 
-    async def _take_batch(
-        self, lines: list[bytes], before: int, parse: Callable[[bytes], Event | Skipped], receipt: Receipt
-    ) -> int:
+    async def _take_batch(self, lines: list[bytes], before: int, parse: Posted, receipt: Receipt) -> int:
         """Publish lines, `before` of which came earlier; return how many there were now. Raises at the first bad one,
         after those before it are published.
         """
@@ -183,8 +189,10 @@ class Publish:
                         numbers.append(number)
                 except RequestError as error:
                     error.line = number
+                    parse.charge(len(items), numbers)
                     await self._append_lines(items, numbers, receipt)
                     raise
+            parse.charge(len(items), numbers)
             await self._append_lines(items, numbers, receipt)
         return before + len(lines)
 

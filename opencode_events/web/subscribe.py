@@ -13,9 +13,11 @@ from opencode_events.broker.broker import Broker
 from opencode_events.broker.connection import Terms
 from opencode_events.broker.lifecycle import Reason
 from opencode_events.cursor import parse
-from opencode_events.errors import Busy
+from opencode_events.errors import Busy, Forbidden
 from opencode_events.events import Stream
 from opencode_events.settings import ServerSettings
+from opencode_events.tokens import Token
+from opencode_events.web.access import granted
 from opencode_events.web.connections import peer
 from opencode_events.web.cors import Cors
 from opencode_events.web.query import Wish, read_wish
@@ -84,11 +86,18 @@ class Subscribe:
     async def __call__(self, request: web.Request) -> web.StreamResponse:
         """Serve one subscriber. Returns when the connection is taken over, or over."""
         await self._turnstile.enter()
-        wish = await self._read_wish(request)
+        token = granted(request)
+        wish = await self._read_wish(request, token)
         is_chunked = request.version >= (1, 1)
-        terms = Terms(peer=peer(request.transport), on_overflow=wish.on_overflow, end=wish.end, is_chunked=is_chunked)
+        terms = Terms(
+            peer=peer(request.transport),
+            on_overflow=wish.on_overflow,
+            end=wish.end,
+            is_chunked=is_chunked,
+            token=token.name,
+        )
         start = self._find(wish.after)
-        subscriber = self._broker.subscribe(wish.selection, terms, start.after)
+        subscriber = self._broker.subscribe(wish.selection, terms, start.after, has_missed=start.missed is not None)
         try:
             response = StreamHead(wish)
             self._cors.allow(request, response.headers)
@@ -106,18 +115,24 @@ class Subscribe:
             raise
         return response
 
-    async def _read_wish(self, request: web.Request) -> Wish:
-        """Return what is asked for, and what goes without saying: opencode's clients come again after a cut only."""
+    async def _read_wish(self, request: web.Request, token: Token) -> Wish:
+        """Return what is asked for, and what goes without saying: opencode's clients come again after a cut only.
+
+        Raises Forbidden for a directory that is not the token's; of a global stream it gets what is.
+        """
         shield, on_overflow = self._shield, self._broker.settings.on_overflow
         if shield is None:
-            return read_wish(request, self._stream, on_overflow)
+            return _bounded(read_wish(request, self._stream, on_overflow), token)
         if shield.is_locked_out():
             raise Busy(shield.trouble() or "upstream wants a password", retry_after_s=5)
         wish = read_wish(request, self._stream, on_overflow, end="abort", needs_directory=False)
         directory = wish.selection.directory
-        if directory is None:
-            return wish
-        return replace(wish, selection=replace(wish.selection, directory=await shield.find_directory(directory)))
+        if directory:
+            wish = _bounded(wish, token)  # asking upstream for it would start an instance there
+        if directory is not None:
+            found = await shield.find_directory(directory)
+            wish = replace(wish, selection=replace(wish.selection, directory=found))
+        return _bounded(wish, token)
 
     def _find(self, asked: str | None) -> Start:
         """Return where a stream starts that was asked to go on after a cursor, or with the earliest event."""
@@ -151,7 +166,7 @@ class Subscribe:
             retry_ms=random.randint(*RETRY_MS),
         )
         if start.after is None and self._stream == "global" and self._shield is not None:
-            connected += b"".join(frames(self._shield.announcements(), form))
+            connected += b"".join(frames(self._shield.announcements(), form, wish.selection.within))
         if start.missed is None:
             return connected
         properties = {
@@ -161,3 +176,15 @@ class Subscribe:
             "reason": start.missed,
         }
         return connected + wire.control(self._stream, form, wire.EXPIRED, properties)
+
+
+def _bounded(wish: Wish, token: Token) -> Wish:
+    """Return what a token gets of a wish. Raises Forbidden if that is nothing."""
+    prefixes, selection = token.prefixes, wish.selection
+    if prefixes is None:
+        return wish
+    if selection.stream == "global":
+        return replace(wish, selection=replace(selection, within=prefixes))
+    if not prefixes.has(selection.directory):
+        raise Forbidden(f"the token {token.name} is not for this directory", field="directory")
+    return wish

@@ -27,10 +27,10 @@ def test_a_report_tells_what_it_is_and_has(form: Format) -> None:
         "id": 1, "peer": "192.0.2.1:5", "state": "live", "reason": None,
         "selection": {
             "stream": "global", "format": form, "directory": None, "session": ["a", "b"], "types": ["t"],
-            "sync": "none", "workspace": ["w"],
+            "sync": "none", "workspace": ["w"], "within": None,
         },
         "on_overflow": "catchup", "end": "abort", "open_s": 2.5, "is_parked": True, "queued_events": 3,
-        "queued_bytes": 100, "peak_queued_events": 3, "peak_queued_bytes": 100, "transport_bytes": 0,
+        "queued_bytes": 100, "queued_s": 0.0, "peak_queued_events": 3, "peak_queued_bytes": 100, "transport_bytes": 0,
         "sent_events": 0, "sent_bytes": 0, "cursor": "0123456789-7", "lag_events": 3,
     }  # fmt: skip
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from opencode_events.broker.selection import REMEMBERED_TYPES, Selection
+from opencode_events.broker.selection import REMEMBERED, Selection
 from opencode_events.events import Event
 from tests.samples import disposal, event, make, twin
 
@@ -124,7 +124,7 @@ def test_a_twin_by_such_a_name_does_not() -> None:
 def test_types_that_are_minted_without_end_are_still_judged() -> None:
     matcher = Selection(stream="global", types=frozenset({"*.7"})).matcher()
     assert matcher is not None
-    kinds = [f"t.{number}" for number in range(REMEMBERED_TYPES + 10)]
+    kinds = [f"t.{number}" for number in range(REMEMBERED + 10)]
     plain = event()
 
     for _ in range(2):

@@ -67,7 +67,7 @@ def test_run_gives_the_settings_to_the_daemon_and_says_where_it_answers(
 ) -> None:
     given: list[Settings] = []
 
-    def fake(chosen: Settings, *, ready: Callable[[str], None] | None = None) -> int:
+    def fake(chosen: Settings, *, ready: Callable[[str], None] | None = None, **more: object) -> int:
         given.append(chosen)
         assert ready is not None
         ready("http://127.0.0.1:5")
@@ -84,7 +84,7 @@ def test_run_gives_the_settings_to_the_daemon_and_says_where_it_answers(
 
 
 def test_a_daemon_that_cannot_start_ends_with_its_code(runner: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fake(chosen: Settings, *, ready: Callable[[str], None] | None = None) -> int:
+    def fake(chosen: Settings, *, ready: Callable[[str], None] | None = None, **more: object) -> int:
         raise DaemonError("the port is taken", exit_code=1)
 
     monkeypatch.setattr(daemon, "run", fake)

@@ -21,6 +21,9 @@ def test_a_person_gets_a_table(runner: CliRunner) -> None:
     assert daemon.asked[0].path == "/-/status"
     assert result.output.splitlines() == [
         daemon.url,
+        "  daemon      version 1  pid 12345  up -",
+        "  log         1 234 567 events  -  head ---  durability -  -",
+        "",
         "  version     1",
         "  pid         12345",
         "  log.head    none",

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from opencode_events.cli import subscribers
+from opencode_events.cli import columns
 from opencode_events.cli.main import main
 from tests.cli.fakedaemon import Answer, FakeDaemon, json_answer, problem
 
@@ -18,6 +18,7 @@ REPORT: dict[str, Any] = {
     "state": "live",
     "reason": None,
     "selection": SELECTION,
+    "open_s": 840.4,
     "queued_events": 0,
     "queued_bytes": 0,
     "transport_bytes": 0,
@@ -33,6 +34,7 @@ STUCK = REPORT | {
     "state": "closing",
     "reason": "overflow_events",
     "selection": SELECTION | {"stream": "instance", "directory": "/srv/a", "format": "ndjson", "sync": "none"},
+    "open_s": 7.04,
     "queued_events": 1_200,
     "queued_bytes": 3_000_000,
     "transport_bytes": 65_536,
@@ -68,9 +70,9 @@ def shown(runner: CliRunner, answer: object, *options: str) -> list[str]:
 def test_a_person_gets_a_table(runner: CliRunner) -> None:
     assert shown(runner, {"subscribers": [REPORT, STUCK]}) == [
         "URL: 2 subscribers",
-        "id  peer             state               stream          lag          queued       sent  tcp          verdict",
-        " 1  127.0.0.1:57636  live                global            0               0  1 234 567  ESTABLISHED  idle",
-        "42  [2001:db8::1]:5  closing: overflow…  /srv/a ndjs…  1 300  1 200, 3.07 MB          7  CLOSE_WAIT "
+        "id  peer           state         stream          lag          queued     age       sent  tcp          verdict",
+        " 1  127.0.0.1:57…  live          global            0               0  14 min  1 234 567  ESTABLISHED  idle",
+        "42  [2001:db8::1…  closing: ov…  /srv/a ndjs…  1 300  1 200, 3.07 MB   7.0 s          7  CLOSE_WAIT "
         "  draining, 9 s left",
     ]
 
@@ -115,7 +117,7 @@ def test_one_without_a_connection_yet_is_shown(runner: CliRunner) -> None:
     ids=["everything", "a directory", "lines", "filters", "what steers a terminal"],
 )  # fmt: skip
 def test_a_stream_is_shown_as_it_was_asked_for(changes: dict[str, Any], stream: str) -> None:
-    table = subscribers.table(subscribers.OPEN, [REPORT | {"selection": SELECTION | changes}], width=500)
+    table = columns.table(columns.OPEN, [REPORT | {"selection": SELECTION | changes}], width=500)
 
     assert stream in table[1]
 
@@ -144,7 +146,7 @@ def test_however_much_there_is_to_say_a_line_fits(runner: CliRunner) -> None:
 def test_what_fits_is_not_cut() -> None:
     long = REPORT | {"selection": SELECTION | {"directory": "/srv/" + "x" * 30}}
 
-    assert "/srv/" + "x" * 30 in subscribers.table(subscribers.OPEN, [long])[1]
+    assert "/srv/" + "x" * 30 in columns.table(columns.OPEN, [long])[1]
 
 
 @pytest.mark.parametrize(
@@ -155,7 +157,7 @@ def test_what_fits_is_not_cut() -> None:
 def test_bytes_have_a_unit(size: int, text: str) -> None:
     waiting = REPORT | {"queued_events": 1, "queued_bytes": size}
 
-    assert f"  1, {text}  " in subscribers.table(subscribers.OPEN, [waiting])[1]
+    assert f"  1, {text}  " in columns.table(columns.OPEN, [waiting])[1]
 
 
 # --- who was there
@@ -176,11 +178,11 @@ def test_those_who_left_are_shown_with_why(runner: CliRunner) -> None:
      (90_061, "25 h 01 min"), (None, "-")],
 )  # fmt: skip
 def test_how_long_one_was_there(open_s: float | None, text: str) -> None:
-    assert f"  {text}  " in subscribers.table(subscribers.CLOSED, [OVER | {"open_s": open_s}])[1]
+    assert f"  {text}  " in columns.table(columns.CLOSED, [OVER | {"open_s": open_s}])[1]
 
 
 def test_a_time_that_is_none_is_no_time() -> None:
-    assert subscribers.table(subscribers.CLOSED, [OVER | {"at": "yesterday"}])[1].startswith("-  ")
+    assert columns.table(columns.CLOSED, [OVER | {"at": "yesterday"}])[1].startswith("-  ")
 
 
 # --- for programs

@@ -82,6 +82,7 @@ class Audience:
 
     def __init__(self, url: str, listeners: Sequence[Listener], chance: random.Random) -> None:
         self.listeners = listeners
+        self.refused = 0  # connections, and requests, that somebody did not get
         self._url = url
         self._chance = chance
         self._selector = selectors.DefaultSelector()
@@ -192,6 +193,7 @@ class Audience:
         try:
             listener.stream = client.ask(kind.target, *fields, version=kind.version, receive_buffer=kind.receive_buffer)
         except OSError:
+            self.refused += 1
             client.close()
             listener.not_before = now + RETRY_S
             return
@@ -220,6 +222,7 @@ class Audience:
         for frame in stream.poll(size):
             self._note(listener, frame)
         is_refused = stream.head is not None and stream.head.status != 200
+        self.refused += is_refused
         has_enough = listener.kind.cuts is not None and len(listener.seen) > listener.leaves_at
         if stream.ended is not None or is_refused or has_enough:
             self._leave(listener)

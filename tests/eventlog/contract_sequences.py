@@ -180,7 +180,7 @@ class SequencesContract:
         inner = b'"syncEvent":{"data":%b,"seq":4,"aggregateID":"a\\u0000b","type":"session.updated.12","x":1}' % data
         await put(log, [make(b'{"directory":"/d","payload":{"type":"sync","id":"evt_1",%b}}' % inner)])
 
-        assert await history(log) == [SyncRow("evt_1", "a\0b", 4, "session.updated.12", data)]
+        assert await history(log) == [SyncRow("evt_1", "a\0b", 4, "session.updated.12", data, "/d")]
 
     async def test_what_is_known_is_left_out(self, log: EventLog) -> None:
         a = [twin(number, session="a", seq=number) for number in range(5)]

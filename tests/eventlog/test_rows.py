@@ -185,7 +185,7 @@ def test_data_is_had_as_it_was_published(db: sqlite3.Connection, data: bytes) ->
     inner = b'{"seq":3,"type":"a.b.2","data":%b,"aggregateID":"agg"}' % data
     insert(db, make(b'{"payload":{"syncEvent":{},"type":"sync","id":"evt_1","syncEvent":%b},"x":"\\ud800"}' % inner))
 
-    assert read_history(db, {}, Place()) == ([("evt_1", "agg", 3, "a.b.2", data)], None)
+    assert read_history(db, {}, Place()) == ([("evt_1", "agg", 3, "a.b.2", data, None)], None)
 
 
 # --- sequences

@@ -14,11 +14,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from opencode_events.credentials import PASSWORD_ENV, Credentials
 from opencode_events.declared import ENV_PREFIX
 from tests.clients import DEADLINE_S, Answer, Client, Head, Stream
 from tests.network.spaces import Space
 from tests.servers import Daemon
 
+# What opens every daemon here, and what every client shows.
+HELD = Credentials("opencode", "s3cret")
 # Numbers of TCP's states, as /proc/net/tcp has them.
 TIME_WAIT, CLOSE_WAIT, LISTEN = 6, 8, 10
 
@@ -39,6 +42,7 @@ class HostDaemon(Daemon):
                 [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
             )
         environment = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
+        environment[PASSWORD_ENV] = HELD.password  # it would not listen for others without one
         with self._output.open("ab") as output, self._errors.open("ab") as errors:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=errors, env=environment
@@ -86,6 +90,10 @@ class HostClient(Client):
         sock.connect((self.host, self.port))
         return sock
 
+    def request(self, target: str, *fields: str, method: str = "GET", version: str = "1.1") -> bytes:
+        shown = f"Authorization: {HELD.authorization}"
+        return super().request(target, shown, *fields, method=method, version=version)
+
     def ask(self, target: str, *fields: str, version: str = "1.1", receive_buffer: int = 0) -> Stream:
         sock = self.connect(receive_buffer=receive_buffer)
         sock.sendall(self.request(target, *fields, version=version))
@@ -95,7 +103,8 @@ class HostClient(Client):
         connection = http.client.HTTPConnection(self.host, self.port)
         connection.sock = self.connect()
         try:
-            headers = {name.replace("_", "-"): value for name, value in fields.items()}
+            shown = {"Authorization": HELD.authorization}
+            headers = shown | {name.replace("_", "-"): value for name, value in fields.items()}
             connection.request(method, target, body, headers)
             response = connection.getresponse()
             found = tuple((name.lower(), value) for name, value in response.getheaders())

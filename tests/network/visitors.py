@@ -7,7 +7,7 @@ import socket
 import subprocess
 
 from tests.clients import Stream, dumps, until
-from tests.network.hosts import peer_of
+from tests.network.hosts import HELD, peer_of
 from tests.network.stage import Stage, settle
 
 # An SO_RCVBUF of two or three segments. With less, a stalled client's kernel takes a little more at each probe.
@@ -58,7 +58,9 @@ def close(stream: Stream) -> str:
 
 def curl(stage: Stage, room: str) -> tuple[subprocess.Popen[bytes], str]:
     """Start a curl on a stream; return it, and its name at the server."""
-    command = ["curl", "--silent", "--no-buffer", "--insecure", "--noproxy", "*", stage.url + target(room)]
+    shown = f"Authorization: {HELD.authorization}"
+    quiet = ["--silent", "--no-buffer", "--insecure", "--noproxy", "*"]
+    command = ["curl", *quiet, "--header", shown, stage.url + target(room)]
     process = subprocess.Popen(
         [*stage.network.hosts["near"].entry, *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )

@@ -20,10 +20,12 @@ from opencode_events import sockets
 from opencode_events.credentials import Credentials
 from opencode_events.relay.passthrough import PassThrough
 from opencode_events.settings import RelaySettings, ServerSettings
+from opencode_events.tokens import Tokens
 from opencode_events.web.access import Access, expect_later
 from opencode_events.web.app import build_runner
 from opencode_events.web.connections import Connections
 from opencode_events.web.cors import Cors
+from opencode_events.web.memory import Memory
 from opencode_events.web.problems import Guard
 from tests.clients import DEADLINE_S, Answer, Chunks, Client, parse_head, until
 from tests.servers import LOOPS
@@ -200,6 +202,7 @@ class Shield:
         loop_name: str,
         *,
         credentials: Credentials | None = None,
+        tokens: Tokens | None = None,
         send_buffer: int = 0,
         **changes: Any,
     ) -> None:
@@ -210,6 +213,7 @@ class Shield:
         self.handler: PassThrough
         self._settings = RelaySettings(upstream=upstream, **changes)
         self._credentials = credentials
+        self._tokens = tokens
         self._send_buffer = send_buffer
         self._loop_name = loop_name
         self._loop: asyncio.AbstractEventLoop
@@ -273,10 +277,12 @@ class Shield:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._send_buffer)
         self._url = sockets.url(listener)
         cors = Cors(frozenset())
-        guard = Guard(Access(self._credentials, frozenset(), cors), cors, Connections())
-        async with PassThrough(self._settings, self._credentials) as self.handler:
+        access = Access(self._credentials, frozenset(), cors, self._tokens)
+        guard = Guard(access, cors, Connections(), Memory(0), max_head_bytes=16_384)
+        is_for_us = self._tokens is not None
+        async with PassThrough(self._settings, self._credentials, is_for_us=is_for_us) as self.handler:
             app = web.Application()
-            app.router.add_route("*", "/{path:.*}", guard(self.handler), expect_handler=expect_later)
+            app.router.add_route("*", "/{path:.*}", guard(self.handler, "upstream"), expect_handler=expect_later)
             runner = build_runner(app)
             await runner.setup()
             await web.SockSite(runner, listener).start()

@@ -2,14 +2,17 @@
 
 import socket
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from opencode_events.credentials import Credentials
+from opencode_events.tokens import Tokens
 from tests.relay.shield import Shield, Upstream, Wire, always, document, hop_free, read_answer
 
 Start = Callable[..., tuple[Upstream, Shield]]
 HELD = Credentials("opencode", "s3cret")
+SECRET = "tok-" + "5" * 32
 
 TARGETS = [
     "/", "/?", "/a?b=c", "/a?", "//a/../b//", "/a/./b/..", "/a%2Fb%2f", "/a%41?q=%41+%20&&=", "/a;b=c,d!$'()*",
@@ -224,6 +227,35 @@ def test_a_preflight_passes_without_the_password_and_is_shown_none(shielded: Sta
     shield.get("/a", "Origin: http://localhost:1", "Access-Control-Request-Method: PUT", method="OPTIONS")
 
     assert upstream.asked[0].all("authorization") == []
+
+
+@pytest.mark.parametrize("credentials", [None, HELD])
+def test_upstream_never_sees_a_token_of_the_shield_s(
+    credentials: Credentials | None, shielded: Start, tmp_path: Path
+) -> None:
+    path = tmp_path / "tokens.toml"
+    path.touch(mode=0o600)
+    path.write_text(f'[a]\ntoken = "{SECRET}"\nscopes = ["upstream"]\n')
+    upstream, shield = shielded(always(), credentials=credentials, tokens=Tokens(path))
+    page = f"http://localhost/page?auth_token={SECRET}&x"
+
+    shield.get("/a", f"Authorization: Bearer {SECRET}", f"Referer: {page}")
+    shield.get(f"/a?auth_token={SECRET}&b=1", f"authorization: Bearer {SECRET}", "Authorization: Basic eDp5")
+    shield.get(
+        "/a", f"Authorization: Bearer {SECRET}", "Origin: http://localhost:1", "Access-Control-Request-Method: PUT",
+        method="OPTIONS",
+    )  # fmt: skip
+    refused = shield.get("/a", f"Authorization: Bearer {SECRET}x")
+
+    assert refused.status == 401
+    first, second, preflight = upstream.asked
+    assert SECRET.encode() not in first.raw + second.raw + preflight.raw
+    shown = [] if credentials is None else [credentials.authorization]
+    assert [first.all("authorization"), second.all("authorization"), preflight.all("authorization")] == [
+        shown, shown, [],
+    ]  # fmt: skip
+    assert first.all("referer") == ["http://localhost/page?x"]
+    assert second.target == "/a?b=1"
 
 
 def test_what_is_of_no_page_is_no_preflight_and_has_shown_the_password(shielded: Start) -> None:

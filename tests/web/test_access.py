@@ -1,6 +1,7 @@
 """Host, Origin, password: who is kept out by which, and in which order."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from aiohttp import web
@@ -12,7 +13,8 @@ from multidict import CIMultiDict
 
 from opencode_events.credentials import Credentials
 from opencode_events.errors import Forbidden
-from opencode_events.web.access import Access, host_of, is_same, parse_hosts
+from opencode_events.tokens import EVERYTHING, Tokens
+from opencode_events.web.access import Access, Need, granted, host_of, is_same, parse_hosts
 from opencode_events.web.cors import Cors
 from tests.clients import parse_head
 from tests.servers import Server
@@ -181,7 +183,6 @@ SHOWN: dict[str, Callable[[], web.Request]] = {
     "header": lambda: asked(("Authorization", HELD.authorization)),
     "query": lambda: asked(target=f"/a?x&auth_token={HELD.auth_token}"),
     "query, encoded": lambda: asked(target=f"/a?auth%5Ftoken={HELD.auth_token.replace('=', '%3D')}"),
-    "alive": lambda: asked(target="/-/healthy"),
     "preflight": lambda: asked(
         ("Origin", "http://localhost:1"), ("Access-Control-Request-Method", "PUT"), method="OPTIONS"
     ),
@@ -194,6 +195,7 @@ NOT_SHOWN: dict[str, Callable[[], web.Request]] = {
     "options of a page": lambda: asked(("Origin", "http://localhost:1"), method="OPTIONS"),
     "a get like a preflight": lambda: asked(("Origin", "http://localhost:1"), ("Access-Control-Request-Method", "PUT")),
     "ready": lambda: asked(target="/-/ready"),
+    "alive": lambda: asked(target="/-/healthy"),  # it is its route that needs nothing, not its name
     "below alive": lambda: asked(target="/-/healthy/x"),
     "alive, with a slash that is none": lambda: asked(target="/-%2Fhealthy"),
     "a websocket": lambda: asked(("Upgrade", "websocket")),
@@ -215,6 +217,10 @@ def test_who_does_not_is_answered_as_opencode_would(make: Callable[[], web.Reque
     assert response.body is None
 
 
+def test_a_load_balancer_is_asked_for_nothing() -> None:
+    assert LOCKED.check(asked(target="/-/healthy"), "nothing") is None
+
+
 def test_without_a_password_nobody_has_to_show_one() -> None:
     assert OPEN.check(asked()) is None
 
@@ -232,3 +238,74 @@ def test_host_is_judged_before_origin_and_that_before_the_password() -> None:
     assert refused_for(asked(page, method="POST", host="evil.example"), LOCKED) == "Host"
     assert refused_for(asked(page, method="POST"), LOCKED) == "Origin"
     assert answered(asked(method="POST")) == 401
+
+
+# --- tokens
+
+
+@pytest.fixture
+def tokens(tmp_path: Path) -> Tokens:
+    path = tmp_path / "tokens.toml"
+    path.touch(mode=0o600)
+    path.write_text(f'[reader]\ntoken = "{READER}"\nscopes = ["subscribe"]\n')
+    return Tokens(path)
+
+
+READER = "r" * 32
+BEARER = ("Authorization", f"Bearer {READER}")
+
+
+def test_a_token_lets_in_for_what_it_is_meant_for(tokens: Tokens) -> None:
+    access = Access(None, frozenset(), CORS, tokens)
+    request = asked(BEARER)
+
+    assert access.check(request, "subscribe") is None
+    assert granted(request).name == "reader"
+    others: tuple[Need, ...] = ("publish", "operate", "upstream")
+    for need in others:
+        with pytest.raises(Forbidden, match="reader is not for this: it has no scope"):
+            access.check(asked(BEARER), need)
+
+
+@pytest.mark.parametrize(
+    ("fields", "target", "expected"),
+    [
+        ([("Authorization", f"bearer  {READER} ")], "/a", 200),
+        ([], f"/a?auth_token={READER}", 200),
+        ([("Authorization", "Bearer x")], f"/a?auth_token={READER}", 200),
+        ([("Authorization", f"Bearer {READER}x")], "/a", 401),
+        ([("Authorization", f"Bearer{READER}")], "/a", 401),
+        ([("Authorization", f"Basic {READER}")], "/a", 401),
+        ([("Authorization", READER)], "/a", 401),
+        ([("Authorization", "Bearer ")], "/a?auth_token=", 401),
+        ([("Authorization", "Bearer \xff\0")], "/a?auth_token=%ff%00", 401),
+        ([], "/a", 401),
+    ],
+)
+def test_a_token_is_shown_as_a_bearer_or_where_no_field_can_be_sent(
+    fields: list[tuple[str, str]], target: str, expected: int, tokens: Tokens
+) -> None:
+    response = Access(None, frozenset(), CORS, tokens).check(asked(*fields, target=target), "subscribe")
+
+    assert (200 if response is None else response.status) == expected
+
+
+def test_who_shows_nothing_is_told_what_is_held(tokens: Tokens) -> None:
+    def challenges(access: Access) -> list[str]:
+        response = access.check(asked())
+        assert response is not None
+        return response.headers.getall("WWW-Authenticate")
+
+    assert challenges(Access(None, frozenset(), CORS, tokens)) == ['Bearer realm="Secure Area"']
+    assert challenges(Access(HELD, frozenset(), CORS, tokens)) == [
+        'Basic realm="Secure Area"',
+        'Bearer realm="Secure Area"',
+    ]
+
+
+def test_the_password_may_everything_beside_tokens(tokens: Tokens) -> None:
+    access = Access(HELD, frozenset(), CORS, tokens)
+    request = asked(("Authorization", HELD.authorization))
+
+    assert access.check(request, "operate") is None
+    assert granted(request) == EVERYTHING

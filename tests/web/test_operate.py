@@ -18,6 +18,8 @@ PATHS = {
     "/-/healthy": {"GET"},
     "/-/ready": {"GET"},
     "/-/status": {"GET"},
+    "/-/metrics": {"GET"},
+    "/-/openapi.json": {"GET"},
     "/-/subscribers": {"GET"},
 }
 
@@ -122,10 +124,12 @@ def test_each_handle_is_shown(client: Client) -> None:
     assert filtered["selection"] == {
         "stream": "global", "format": "sse", "directory": None, "session": ["s"], "types": ["a", "b"], "sync": "none",
         "workspace": ["w"],
+        "within": None,
     }  # fmt: skip
     assert instance["selection"] == {
         "stream": "instance", "format": "ndjson", "directory": "/d", "session": [], "types": [], "sync": "all",
         "workspace": [],
+        "within": None,
     }  # fmt: skip
     assert [filtered["end"], instance["end"]] == ["abort", "clean"]
     assert [filtered["id"], instance["id"]] == [1, 2]

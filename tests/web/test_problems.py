@@ -19,11 +19,13 @@ from opencode_events.errors import (
     OpencodeEventsError,
     OutOfSequence,
     TooLarge,
+    TooMany,
     UnsupportedMedia,
 )
 from opencode_events.web.access import Access
 from opencode_events.web.connections import Connections
 from opencode_events.web.cors import Cors
+from opencode_events.web.memory import Memory
 from opencode_events.web.problems import Guard, problem, refusal
 
 
@@ -39,7 +41,7 @@ def document(response: web.StreamResponse) -> dict[str, Any]:
 
 def guard() -> Guard:
     cors = Cors(frozenset())
-    return Guard(Access(None, frozenset(), cors), cors, Connections())
+    return Guard(Access(None, frozenset(), cors), cors, Connections(), Memory(0), max_head_bytes=16_384)
 
 
 async def answer(error: Exception, **headers: str) -> web.StreamResponse:
@@ -179,3 +181,19 @@ async def test_unknown_paths_and_methods_get_a_problem_too(status: HTTPStatus, a
 def test_a_detail_may_quote_what_is_no_text() -> None:
     """Headers hold any bytes; those that are not UTF-8 come as half surrogate pairs."""
     assert document(problem(400, "Bad", 'a "\udcff" \u2028\0'))["detail"] == 'a "?" \u2028\0'
+
+
+async def test_who_has_used_up_its_share_is_told_when_to_come_again() -> None:
+    response = await answer(TooMany("too many", retry_after_s=7, limit=3))
+
+    assert response.status == 429
+    assert response.headers["Retry-After"] == "7"
+    assert document(response)["limit"] == 3
+
+
+async def test_when_there_is_no_memory_for_one_answer_it_is_refused_and_the_others_go_on() -> None:
+    response = await answer(MemoryError())
+
+    assert response.status == 503
+    assert response.headers["Retry-After"] == "5"
+    assert document(response)["title"] == "Busy"

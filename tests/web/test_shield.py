@@ -72,7 +72,9 @@ class ShieldServer(Server):
                 "1.2.3",
                 {},
                 connections=self.web_connections,
+                access=self.settings.access,
                 credentials=self._credentials,
+                tokens=self.keys.tokens,
                 shield=shield,
             )
         )
@@ -217,7 +219,7 @@ def test_a_preflight_of_a_stream_is_ours(client: Client, target: str) -> None:
 @pytest.mark.parametrize(
     ("method", "target", "status"),
     [
-        ("GET", "/-/healthy", 200), ("GET", "/-/status", 200), ("GET", "/-/session", 404), ("GET", "/-/", 404),
+        ("GET", "/-/healthy", 200), ("GET", "/-/status", 200), ("GET", "/-/session", 404), ("GET", "/-/", 200),
         ("POST", "/-/healthy", 405), ("DELETE", "/-/x/y", 404), ("GET", "/-/%0A", 404),
     ],
 )  # fmt: skip
@@ -377,6 +379,57 @@ def test_a_gap_comes_past_every_filter_and_can_be_resumed_after(server: ShieldSe
         assert json.loads(resumed.frame().data) == json.loads(gap.data)
 
 
+# --- tokens
+
+TEAM, PASSER = "team-" + "7" * 32, "passer-" + "7" * 32
+
+
+@pytest.fixture
+def held(shield: Callable[..., ShieldServer], tmp_path: Path) -> ShieldServer:
+    """A shield with a token for one directory, and one for what is passed through."""
+    path = tmp_path / "tokens.toml"
+    path.touch(mode=0o600)
+    path.write_text(
+        f'[team]\ntoken = "{TEAM}"\nscopes = ["subscribe", "publish"]\ndirectories = ["/srv/a"]\n'
+        f'[passer]\ntoken = "{PASSER}"\nscopes = ["upstream"]\n'
+    )
+    return shield(tokens_file=str(path))
+
+
+def status(server: Server, method: str, target: str, token: str) -> int:
+    return server.client.send(method, target, Authorization=f"Bearer {token}").status
+
+
+def test_a_directory_is_judged_as_it_is_asked_for_and_again_where_it_leads(held: ShieldServer, behind: Behind) -> None:
+    behind.directories |= {"/srv/a/link": "/srv/b", "/srv/a/x": "/srv/a/y"}
+
+    assert status(held, "GET", "/event?directory=/srv/a/link", TEAM) == 403
+    assert status(held, "GET", "/event", TEAM) == 403
+    assert behind.asked == ["/srv/a/link", ""]
+    assert status(held, "GET", "/event?directory=/srv/b", TEAM) == 403
+    assert status(held, "GET", "/event?directory=/srv/link", TEAM) == 403
+    assert behind.asked == ["/srv/a/link", ""], "an instance was started for who may not have it"
+    held.client.subscribe("/event?directory=/srv/a/x", f"Authorization: Bearer {TEAM}")
+
+
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [
+        ("GET", "/session"), ("POST", "/session/x/shell"), ("GET", "/-%2Fhealthy"), ("GET", "/sync/history"),
+        ("GET", "/global/health"), ("HEAD", "/event"),
+    ],
+)  # fmt: skip
+def test_what_is_passed_through_has_a_scope_of_its_own(method: str, target: str, held: ShieldServer) -> None:
+    assert status(held, method, target, TEAM) == 403
+    assert status(held, method, target, PASSER) == 299
+    assert held.client.send(method, target).status == 401
+
+
+def test_a_history_that_no_directory_bounds_is_not_for_who_is_bounded(held: ShieldServer) -> None:
+    assert status(held, "POST", "/sync/history", TEAM) == 403
+    assert status(held, "POST", "/sync/history", PASSER) == 403
+
+
 # --- other spellings
 
 
@@ -428,3 +481,15 @@ def test_a_fresh_global_stream_is_told_what_was_announced_a_moment_ago(server: S
     assert json.loads(told.data)["directory"] == "/srv/a"
     assert [fresh.frame().event, instance.frame().event] == ["evt_1", "evt_1"]
     assert [frame.type for frame in resumed.until("server.stream.live")] == ["server.stream.live"]
+
+
+def test_a_token_s_stream_is_told_of_its_own_directories_only(held: ShieldServer, behind: Behind) -> None:
+    behind.announcements = [
+        Announcement(events.DISPOSED, {"directory": directory}, directory) for directory in ("/srv/b", "/srv/a/x")
+    ]
+    stream = held.client.subscribe("/global/event", f"Authorization: Bearer {TEAM}")
+    held.happen(one(1))
+
+    assert [json.loads(frame.data).get("directory") for frame in (stream.frame(), stream.frame())] == [
+        "/srv/a/x", "/srv/a",
+    ]  # fmt: skip

@@ -1,0 +1,154 @@
+"""What a daemon says of itself, in a few lines: the head of `top`, and the first lines of `status`.
+
+Pure. A line has a name and phrases, the more important ones first; what does not fit is left out, phrase by phrase.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from opencode_events.cli.columns import counted, cut, duration, number, rate, size, text
+from opencode_events.cli.render import printable
+
+NAME_WIDTH = 11
+BETWEEN = "  "
+
+Status = Mapping[str, Any]
+NO_RATES: Mapping[str, float] = {}
+
+
+class Line(NamedTuple):
+    """One line. `is_trouble`: a person should look."""
+
+    name: str
+    phrases: tuple[str, ...]
+    is_trouble: bool = False
+
+    def shown(self, width: int) -> str:
+        """Return it in `width` columns."""
+        line = f"{self.name:<{NAME_WIDTH}} {self.phrases[0]}"
+        for phrase in self.phrases[1:]:
+            if len(line) + len(BETWEEN) + len(phrase) > width:
+                break
+            line += BETWEEN + phrase
+        return cut(printable(line), width)
+
+
+def overview(status: Status, rates: Mapping[str, float] = NO_RATES) -> list[Line]:
+    """Return the lines; those of parts that this daemon has not are not there. `rates` are in a second."""
+    lines = [_daemon(status)]
+    for name, make in (
+        ("broker", _subscribers),
+        ("broker", _events),
+        ("log", _log),
+        ("upstream", _upstream),
+        ("pass_through", _pass_through),
+        ("watchdog", _watchdog),
+    ):
+        part = status.get(name)
+        if isinstance(part, Mapping):
+            lines.append(make(part, rates))
+    return lines
+
+
+def _daemon(status: Status) -> Line:
+    return Line(
+        "daemon",
+        (
+            f"version {text(status, 'version')}",
+            f"pid {text(status, 'pid')}",
+            f"up {duration(status.get('uptime_s'))}",
+        ),
+    )
+
+
+def _subscribers(broker: Status, rates: Mapping[str, float]) -> Line:
+    states = _counts(broker.get("subscribers_by_state"))
+    closed = _counts(broker.get("subscribers_closed"))
+    phrases = [number(broker.get("subscribers"))]
+    if states:
+        phrases.append(", ".join(f"{count} {name}" for name, count in states.items()))
+    phrases.append(f"{number(broker.get('selections'))} selections")
+    phrases.append(f"fell behind {number(broker.get('fell_behind'))}")
+    if closed:
+        phrases.append("closed: " + ", ".join(f"{count} {name}" for name, count in closed.items()))
+    return Line("subscribers", tuple(phrases))
+
+
+def _events(broker: Status, rates: Mapping[str, float]) -> Line:
+    sent = [f"{rate(rates['sent_events'])}/s sent, {size(rates['sent_bytes'])}/s"] if "sent_events" in rates else []
+    holds = f"held {size(broker.get('held_bytes'))} of {size(broker.get('held_bytes_limit'))}"
+    return Line(
+        "events",
+        (
+            f"{number(broker.get('published_events'))} published" + _per_s(rates, "published_events"),
+            *sent,
+            holds,
+            f"{number(broker.get('duplicate_events'))} duplicates",
+            f"{number(broker.get('replayed_events'))} replayed" + _per_s(rates, "replayed_events"),
+        ),
+    )
+
+
+def _log(log: Status, rates: Mapping[str, float]) -> Line:
+    return Line(
+        "log",
+        (
+            f"{number(log.get('events'))} events",
+            f"{size(log.get('used_bytes'))}",
+            f"head {text(log, 'epoch')}-{text(log, 'head')}",
+            f"durability {text(log, 'durability')}",
+            text(log, "path"),
+        ),
+    )
+
+
+def _upstream(upstream: Status, rates: Mapping[str, float]) -> Line:
+    """Say how the server behind is heard; `is_trouble` while it is not."""
+    is_live, trouble = bool(upstream.get("live")), str(upstream.get("trouble") or "")
+    return Line(
+        "upstream",
+        (
+            ("live" if is_live else "away") + (trouble and ": " + trouble.removeprefix("upstream is away: ")),
+            text(upstream, "url"),
+            f"{number(upstream.get('relayed_events'))} relayed" + _per_s(rates, "relayed_events"),
+            f"{number(upstream.get('gaps'))} gaps",
+            f"held {size(upstream.get('held_bytes'))}",
+            counted(upstream.get("connections", 0), "connection"),
+        ),
+        is_trouble=not is_live or bool(trouble),
+    )
+
+
+def _pass_through(passed: Status, rates: Mapping[str, float]) -> Line:
+    return Line(
+        "passing",
+        (
+            f"{number(passed.get('requests'))} requests, {number(passed.get('streams'))} of them streams",
+            f"{number(passed.get('answered'))} answered" + _per_s(rates, "answered"),
+            f"{number(passed.get('refused'))} refused",
+            f"{number(passed.get('away'))} away",
+            f"{number(passed.get('cut'))} cut",
+        ),
+    )
+
+
+def _watchdog(watchdog: Status, rates: Mapping[str, float]) -> Line:
+    evictions = _counts(watchdog.get("evictions"))
+    phrases = [
+        f"{number(watchdog.get('watched'))} connections, {number(watchdog.get('not_at_rest'))} not at rest",
+        f"{size(watchdog.get('kernel_unsent_bytes'))} unacknowledged",
+        f"{number(watchdog.get('close_wait'))} CLOSE_WAIT",
+    ]
+    if evictions:
+        phrases.append("evicted: " + ", ".join(f"{count} {name}" for name, count in evictions.items()))
+    return Line("watchdog", tuple(phrases))
+
+
+def _counts(value: object) -> dict[str, int]:
+    """Return what there is of each, the most frequent first."""
+    found = {name: count for name, count in value.items() if isinstance(count, int)} if isinstance(value, dict) else {}
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def _per_s(rates: Mapping[str, float], name: str) -> str:
+    return f", {rate(rates[name])}/s" if name in rates else ""

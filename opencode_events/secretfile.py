@@ -1,0 +1,29 @@
+"""A file that holds a secret: read whole, and refused if others than its owner may look into it."""
+
+import os
+import stat
+from pathlib import Path
+
+from opencode_events.errors import SettingError
+
+
+def read(path: Path, setting: str, *, at_most: int, what: str) -> str:
+    """Return the text of a file. `what` is what it should hold, `setting` the setting that named it.
+
+    A pipe will do (`<(pass show opencode)`): it has no owner to speak of. Raises SettingError, naming the file, when it
+    cannot be read, is open to others, has more than `at_most` bytes, or is no text.
+    """
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode  # of what was opened, whatever the name means by now
+            text = file.read(at_most + 1)
+    except OSError as error:
+        raise SettingError(setting, f"{path} cannot be read: {error.strerror}") from error
+    if stat.S_ISREG(mode) and mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise SettingError(setting, f"{path} is open to others than its owner: chmod 600 {path}")
+    if len(text) > at_most:
+        raise SettingError(setting, f"{path} has more than {at_most} bytes: {what}")
+    try:
+        return text.decode()
+    except UnicodeDecodeError as error:
+        raise SettingError(setting, f"{path} is not UTF-8") from error
