@@ -23,6 +23,7 @@ PICTURE: dict[str, set[str]] = {
     "jsontext": set(),
     "histogram": set(),
     "cursor": {"errors"},
+    "preflight": set(),
     "mint": set(),
     "sse": set(),
     "twins": {"jsontext"},
@@ -52,12 +53,12 @@ PICTURE: dict[str, set[str]] = {
     "watchdog": {"errors", "histogram", "settings", "sockets", "broker.watched"},
     # 4: they do not know each other, nor the watchdog
     "web": {
-        "errors", "jsontext", "histogram", "cursor", "twins", "events", "access_settings", "settings", "prefixes",
-        "credentials", "tokens", "sockets", "logs", "wire", "eventlog.base", "broker",
+        "errors", "preflight", "jsontext", "histogram", "cursor", "twins", "events", "access_settings", "settings",
+        "prefixes", "credentials", "tokens", "sockets", "logs", "wire", "eventlog.base", "broker",
     },
     "relay": {
-        "errors", "jsontext", "cursor", "twins", "events", "sse", "settings", "credentials", "sockets", "wire",
-        "eventlog.base", "broker",
+        "errors", "preflight", "jsontext", "cursor", "twins", "events", "sse", "settings", "credentials", "sockets",
+        "wire", "eventlog.base", "broker",
     },
     # ...nor those to whom a signal may bring other settings
     "service": {
@@ -84,8 +85,9 @@ NOT_BELOW_THE_BROKER = {"aiohttp", "aiohttp_sse", "sqlite3"}
 
 # Modules that run without a loop, a clock, a socket or a thread, so that a bug there is found with a three-line test.
 PURE = {
-    "errors", "declared", "prefixes", "jsontext", "histogram", "cursor", "mint", "twins", "events", "sse", "wire",
-    "broker.selection", "broker.announcement", "broker.backlog", "broker.feed", "relay.headers", "relay.jsonarray",
+    "errors", "declared", "prefixes", "jsontext", "histogram", "cursor", "mint", "preflight", "twins", "events", "sse",
+    "wire", "broker.selection", "broker.announcement", "broker.backlog", "broker.feed", "relay.headers",
+    "relay.jsonarray",
     "relay.past", "broker.budget", "broker.tally", "broker.outbox", "broker.recent", "eventlog.epochs",
     "watchdog.classify", "watchdog.track",
 }  # fmt: skip

@@ -19,6 +19,7 @@ from yarl import URL
 
 from opencode_events.credentials import Credentials
 from opencode_events.errors import Forbidden, RequestError, UpstreamAway, UpstreamLocked, UpstreamSlow
+from opencode_events.preflight import is_preflight
 from opencode_events.relay import headers, websocket
 from opencode_events.relay.places import Places
 from opencode_events.relay.upload import Upload
@@ -131,8 +132,9 @@ class PassThrough:
             raise UpstreamAway("upstream is this very daemon")
         target = headers.origin_form(request.raw_path)
         # Preflights have not shown a password, so none is shown for them.
-        shown = None if self._credentials is None or _is_preflight(request) else self._credentials.authorization
-        if self._credentials is not None or self._is_for_us:
+        held = self._credentials
+        shown = None if held is None or is_preflight(request.method, request.headers) else held.authorization
+        if held is not None or self._is_for_us:
             target = headers.without_auth_token(target)
         try:
             fields = headers.request_fields(
@@ -277,12 +279,6 @@ def _expects_stream(request: web.Request) -> bool:
     """
     is_named = request.path.rstrip("/").endswith("/event")
     return request.method == hdrs.METH_GET and (is_named or EVENT_STREAM in request.headers.get(hdrs.ACCEPT, ""))
-
-
-def _is_preflight(request: web.Request) -> bool:
-    """Tell whether a request was let in without a password: what a browser asks before it asks."""
-    asks = hdrs.ORIGIN in request.headers and hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers
-    return request.method == hdrs.METH_OPTIONS and asks
 
 
 def _reason(error: Exception) -> str:

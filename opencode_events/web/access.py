@@ -16,6 +16,7 @@ from yarl import URL
 
 from opencode_events.credentials import Credentials
 from opencode_events.errors import Forbidden
+from opencode_events.preflight import is_preflight
 from opencode_events.tokens import EVERYTHING, Scope, Token, Tokens
 from opencode_events.web.cors import Cors
 
@@ -81,7 +82,7 @@ class Access:
         if request.method not in SAFE_METHODS or is_upgrade(request):
             self._check_origin(request, authority)
         is_open = self._credentials is None and self._tokens is None
-        if is_open or need == "nothing" or is_preflight(request):
+        if is_open or need == "nothing" or is_preflight(request.method, request.headers):
             return None
         token = self._identify(request)
         if token is None:
@@ -195,14 +196,6 @@ def is_same(origin: str, scheme: str, authority: str) -> bool:
     except ValueError:
         return False
     return (page.scheme, page.raw_host, page.port) == (here.scheme, here.raw_host, here.port)
-
-
-def is_preflight(request: web.BaseRequest) -> bool:
-    """Tell whether a browser asks if it may ask (Fetch, "CORS-preflight fetch"): it never shows a password."""
-    headers = request.headers
-    return (
-        request.method == hdrs.METH_OPTIONS and hdrs.ORIGIN in headers and hdrs.ACCESS_CONTROL_REQUEST_METHOD in headers
-    )
 
 
 def is_upgrade(request: web.BaseRequest) -> bool:
