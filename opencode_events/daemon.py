@@ -10,7 +10,7 @@ import functools
 import gc
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,7 @@ from opencode_events.errors import DaemonError
 from opencode_events.eventlog import logfile
 from opencode_events.eventlog.sqlite import SqliteLog
 from opencode_events.keys import Keys
+from opencode_events.listeners import Listeners
 from opencode_events.relay.passthrough import PassThrough
 from opencode_events.relay.relay import Relay
 from opencode_events.relay.upstream import Upstream
@@ -35,7 +36,7 @@ from opencode_events.statedir import StateDir
 from opencode_events.watchdog.looplag import LoopLag
 from opencode_events.watchdog.patrol import Patrol, describe
 from opencode_events.watchdog.probe import best_probe
-from opencode_events.web.app import build_app, build_runner
+from opencode_events.web.app import build_app, build_runner, serve
 from opencode_events.web.connections import Connections
 from opencode_events.web.shield import Shield
 
@@ -79,22 +80,18 @@ def _loop_factory(settings: Settings) -> Callable[[], asyncio.AbstractEventLoop]
 async def _serve(settings: Settings, state: StateDir, ready: Callable[[str], None] | None, reloaders: Reloaders) -> int:
     """Serve until a signal comes."""
     held = keys.load(settings, os.environ)
-    tls = sockets.tls_context(settings.server)
-    inherited = sockets.adopt(systemd.inherited(os.environ), settings.server)
-    own_addresses = [each.getsockname()[0] for each in inherited] or sockets.addresses(settings.server.host)
-    held.refuse_strangers(own_addresses)
-    listeners = inherited or sockets.listen(settings.server)
+    listeners = Listeners.open(settings, held, os.environ)
     descriptors = sockets.allow_descriptors(settings.broker.max_subscribers)
     eventlog = SqliteLog(logfile.locate(settings), settings.eventlog)
     async with contextlib.AsyncExitStack() as owned:
         notifier = owned.enter_context(contextlib.closing(systemd.Notifier.from_environment(os.environ)))
         owned.callback(eventlog.close)
-        loop = asyncio.get_running_loop()
-        broker = Broker(settings.broker, eventlog, loop)
+        broker = Broker(settings.broker, eventlog, asyncio.get_running_loop())
         behind = await owned.enter_async_context(_stand_before(settings, broker, held))
         connections = Connections()
-        sources = (broker.connections, connections.watched)
-        patrol = Patrol(settings.watchdog, best_probe(), sources, work=time.thread_time)
+        patrol = Patrol(
+            settings.watchdog, best_probe(), (broker.connections, connections.watched), work=time.thread_time
+        )
         lag = LoopLag()
         parts = {
             "broker": broker.statistics,
@@ -114,60 +111,39 @@ async def _serve(settings: Settings, state: StateDir, ready: Callable[[str], Non
             tokens=held.tokens,
             shield=behind.shield,
         )
-        service.claim(reloaders, broker=broker, patrol=patrol, eventlog=eventlog, tls=tls)
+        service.claim(reloaders, broker=broker, patrol=patrol, eventlog=eventlog, tls=listeners.tls)
         revoking = functools.partial(revoke, broker, connections)
         reloaders.add(("tokens_file",), functools.partial(held.prepare, revoke=revoking))
         own = Service(reloaders, notifier, broker)
         async with asyncio.TaskGroup() as tasks:
-            work = tasks.create_task(broker.run(), name="broker")
-            watchdog = tasks.create_task(patrol.run(), name="watchdog")
-            lagging = tasks.create_task(lag.run(), name="lag")
             relay = tasks.create_task(behind.run(), name="relay")
+            others = [
+                tasks.create_task(broker.run(), name="broker"),
+                tasks.create_task(patrol.run(), name="watchdog"),
+                tasks.create_task(lag.run(), name="lag"),
+            ]
             runner = build_runner(app)
-            await runner.setup()
-            connections.server = runner.server
-            assert runner.server is not None
-            # Not aiohttp's sites: a TLS connection is nobody's before its handshake, so that has its limit here, and
-            # its end a long one: the loop's own 30 s would cut who reads the last answer slowly.
-            handshake_s = None if tls is None else max(settings.watchdog.head_timeout_s, 0.1)
-            goodbye_s = None if tls is None else float(settings.server.tcp_user_timeout_s)
-            servers = []
-            for listener in listeners:
-                server = await loop.create_server(
-                    runner.server,
-                    sock=listener,
-                    backlog=sockets.ACCEPTS_A_TURN,
-                    ssl=tls,
-                    ssl_handshake_timeout=handshake_s,
-                    ssl_shutdown_timeout=goodbye_s,
-                )
-                servers.append(server)
-                listener.listen(settings.server.listen_backlog)  # the server has set the smaller number for both
+            await listeners.serve(await serve(runner))
             # What is there now stays: the collector need not look at it again.
             gc.collect()
             gc.freeze()
-            url = sockets.url(listeners[0], "https" if tls else "http")
             own.listen()
-            state.announce(url, __version__)
-            about = {"version": __version__, "inherited": len(inherited), "descriptors": descriptors}
-            log.info("daemon.started", url=url, **about, **eventlog.statistics())
+            state.announce(listeners.url, __version__)
+            about = {"version": __version__, "inherited": listeners.inherited, "descriptors": descriptors}
+            log.info("daemon.started", url=listeners.url, **about, **eventlog.statistics())
             own.ready()
-            feeding = tasks.create_task(own.run(), name="service")
+            others.append(tasks.create_task(own.run(), name="service"))
             if ready is not None:
-                ready(url)
+                ready(listeners.url)
             await own.first.wait()
             asked_s = state.asked_drain_s()
             drain_s = reloaders.settings.server.drain_s if asked_s is None else asked_s
             own.stopping(drain_s)
             relay.cancel()
-            await _stop(broker, servers, runner, own.second, drain_s)
-            for connection in list(connections.watched()):
-                connection.evict("shutdown")  # an answer that nobody has read: the kernel would keep it for minutes
-            await asyncio.sleep(0)
-            work.cancel()
-            watchdog.cancel()
-            lagging.cancel()
-            feeding.cancel()
+            listeners.close()
+            await _stop(broker, connections, runner, own.second, drain_s)
+            for task in others:
+                task.cancel()
     log.info("daemon.stopped")
     return 0
 
@@ -226,11 +202,9 @@ def look(patrol: Patrol, subscriber: Subscriber) -> Mapping[str, object]:
 
 
 async def _stop(
-    broker: Broker, servers: Sequence[asyncio.Server], runner: web.AppRunner, second: asyncio.Event, drain_s: float
+    broker: Broker, connections: Connections, runner: web.AppRunner, second: asyncio.Event, drain_s: float
 ) -> None:
     """End subscriptions, then connections. A second signal ends the wait for readers."""
-    for server in servers:
-        server.close()
     drain = asyncio.create_task(broker.drain(drain_s), name="drain")
     hurry = asyncio.create_task(second.wait(), name="hurry")
     await asyncio.wait((drain, hurry), return_when=asyncio.FIRST_COMPLETED)
@@ -240,3 +214,6 @@ async def _stop(
         await asyncio.wait((drain,))
         await broker.drain(0)
     await runner.cleanup()
+    for connection in list(connections.watched()):
+        connection.evict("shutdown")  # an answer that nobody has read: the kernel would keep it for minutes
+    await asyncio.sleep(0)

@@ -34,12 +34,13 @@ from opencode_events.broker.selection import Selection
 from opencode_events.daemon import look
 from opencode_events.declared import ENV_PREFIX
 from opencode_events.eventlog.sqlite import SqliteLog
+from opencode_events.listeners import Listeners
 from opencode_events.settings import Settings
 from opencode_events.watchdog.classify import Tcp
 from opencode_events.watchdog.looplag import LoopLag
 from opencode_events.watchdog.patrol import Patrol
 from opencode_events.watchdog.probe import best_probe
-from opencode_events.web.app import build_app, build_runner
+from opencode_events.web.app import build_app, build_runner, serve
 from opencode_events.web.connections import Connections
 from tests.clients import DEADLINE_S, Client, until
 
@@ -198,12 +199,12 @@ class Server:
     async def _serve(self) -> None:
         self._loop, self._over = asyncio.get_running_loop(), asyncio.Event()
         self._loop.set_exception_handler(lambda _, context: self.failures.append(context))
-        listeners = sockets.listen(self.settings.server)
-        for listener in listeners:
+        found = sockets.listen(self.settings.server)
+        for listener in found:
             if self._send_buffer:
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._send_buffer)
-        tls = sockets.tls_context(self.settings.server)
-        self.urls = [sockets.url(listener, "https" if tls else "http") for listener in listeners]
+        self._listeners = Listeners(self.settings, found, sockets.tls_context(self.settings.server))
+        self.urls = [sockets.url(listener, "https" if self._listeners.tls else "http") for listener in found]
         eventlog = SqliteLog(self.log_path, self.settings.eventlog)
         self.keys = keys.load(self.settings, {})
         self.broker = Broker(self.settings.broker, eventlog, self._loop)
@@ -234,12 +235,7 @@ class Server:
                 work = tasks.create_task(self.broker.run())
                 watchdog = tasks.create_task(self.patrol.run())
                 lagging = tasks.create_task(self.lag.run())
-                await self.runner.setup()
-                self.web_connections.server = self.runner.server
-                for listener in listeners:
-                    await web.SockSite(
-                        self.runner, listener, backlog=self.settings.server.listen_backlog, ssl_context=tls
-                    ).start()
+                await self._listeners.serve(await serve(self.runner))
                 await asyncio.sleep(0)  # the broker's tasks start theirs
                 await asyncio.sleep(0)
                 self._base = asyncio.all_tasks()
@@ -252,8 +248,7 @@ class Server:
 
     async def shut_down(self, drain_s: float = 0) -> None:
         """End subscribers and connections, in the daemon's order. Twice is fine."""
-        for site in list(self.runner.sites):
-            await site.stop()
+        self._listeners.close()
         await self.broker.drain(drain_s)
         await self.runner.cleanup()
 

@@ -45,6 +45,7 @@ PICTURE: dict[str, set[str]] = {
     "credentials": {"errors", "settings", "secretfile"},
     "tokens": {"errors", "prefixes", "secretfile"},
     "keys": {"errors", "settings", "credentials", "tokens", "sockets"},
+    "listeners": {"settings", "sockets", "systemd", "keys"},
     "wire": {"errors", "jsontext", "cursor", "events", "mint"},
     "logs": {"errors", "log_settings"},
     # 3: the broker sees a protocol, not the databases that fulfil it
@@ -67,7 +68,7 @@ PICTURE: dict[str, set[str]] = {
     # 5: the only one that knows all the parts
     "daemon": {
         "errors", "jsontext", "cursor", "events", "settings", "configuration", "keys", "statedir", "sockets",
-        "systemd", "reloaders", "service",
+        "listeners", "systemd", "reloaders", "service",
         "eventlog", "wire", "logs", "broker", "watchdog", "web", "relay",
     },
     # 6: these use the daemon from outside, over HTTP, like any stranger; only the command line may also start it

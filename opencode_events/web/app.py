@@ -1,6 +1,7 @@
 """Which handler answers which path, and the aiohttp runner that serves them."""
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 
 from aiohttp import web
@@ -17,6 +18,7 @@ from opencode_events.web.connections import Connections
 from opencode_events.web.cors import Cors
 from opencode_events.web.dashboard import Dashboard
 from opencode_events.web.handles import Look
+from opencode_events.web.heads import BoundedHead
 from opencode_events.web.history import History, unbounded
 from opencode_events.web.memory import Memory, allowed_bytes
 from opencode_events.web.metrics import Metrics
@@ -32,8 +34,10 @@ from opencode_events.web.turnstile import Turnstile
 # Seconds that an idle connection is kept; longer than the 60 s after which proxies give theirs up.
 KEEPALIVE_S = 75.0
 READ_BYTES = 64 * 1024
-# What one line of a request's head may have: where the application says it to its runner.
+# What a request's head may have, and who is told of connections: where the application says it to its runner.
 HEAD_BYTES = web.AppKey("head_bytes", int)
+CONNECTIONS = web.AppKey("connections", Connections)
+STREAMS: Mapping[str, Stream] = {"/event": "instance", "/global/event": "global"}
 HISTORY = "/sync/history"
 # The rest of a path, whatever it has: a dot alone would leave out line feeds.
 REST = "{path:(?s:.*)}"
@@ -62,19 +66,20 @@ def build_app(
     access = AccessSettings() if access is None else access
     watched = Connections() if connections is None else connections  # one without connections is false
     cors = Cors(frozenset(origin.strip() for origin in access.cors_origins.split(",") if origin.strip()))
-    bodies = Bodies(settings.max_unfinished_bytes)
     memory = Memory(access.max_rss_bytes or allowed_bytes())
-    guard = Guard(
-        Access(credentials, parse_hosts(access.allowed_hosts), cors, tokens),
-        cors,
-        watched,
-        memory,
-        max_head_bytes=access.max_head_bytes,
+    may = Access(credentials, parse_hosts(access.allowed_hosts), cors, tokens)
+    guard = Guard(may, cors, watched, memory, max_head_bytes=access.max_head_bytes)
+
+    routes = _streams(settings, broker, access, cors, shield)
+    contract = describe(
+        version,
+        is_shield=shield is not None,
+        may_publish=shield is None or shield.allow_publish,
+        shown=(*(() if credentials is None else ("basic", "auth_token")), *(() if tokens is None else ("bearer",))),
     )
-    rates = Rates(access.token_publish_events_per_s, access.peer_publish_events_per_s)
-    turnstile = Turnstile(HANDSHAKES_A_TURN)
+    parts = {**parts, "http": watched.statistics}
     operate = Operate(version, broker, parts, look, shield, memory)
-    routes: dict[str, dict[str, Handler]] = {
+    routes |= {
         "/-/": {"GET": Dashboard()},
         "/-/healthy": {"GET": operate.healthy},
         "/-/ready": {"GET": operate.ready},
@@ -82,62 +87,68 @@ def build_app(
         "/-/metrics": {"GET": Metrics(version, broker, parts, lambda: not operate.reasons())},
         "/-/subscribers": {"GET": operate.subscribers},
         "/-/subscribers/{id}": {"DELETE": operate.evict},
+        "/-/openapi.json": {"GET": OpenApi(contract)},
     }
-    may_publish = shield is None or shield.allow_publish
-    streams: dict[str, Stream] = {"/event": "instance", "/global/event": "global"}
-    for path, stream in streams.items():
-        routes[path] = {"GET": Subscribe(stream, broker, settings, cors, turnstile, shield)}
-        if may_publish:
-            routes[path]["POST"] = Publish(stream, broker, settings, bodies, rates)
-        else:
-            routes[path]["POST"] = forbidding("this is the stream of upstream's events; the setting is allow_publish")
     if shield is None:
         routes["/global/health"] = {"GET": operate.health}
-        routes[HISTORY] = {"POST": History(broker, settings, bodies, cors)}
-    shown = (*(() if credentials is None else ("basic", "auth_token")), *(() if tokens is None else ("bearer",)))
-    contract = describe(version, is_shield=shield is not None, may_publish=may_publish, shown=shown)
-    routes["/-/openapi.json"] = {"GET": OpenApi(contract)}
 
     app = web.Application()
-    app[HEAD_BYTES] = access.max_head_bytes
+    app[HEAD_BYTES], app[CONNECTIONS] = access.max_head_bytes, watched
     for path, methods in routes.items():
         for method, handler in methods.items():
             app.router.add_route(method, path, guard(handler, need_of(method, path)))
         app.router.add_route("OPTIONS", path, guard(cors.preflight))
-        if shield is None or path not in streams:
+        if shield is None or path not in STREAMS:
             allow = ", ".join([*methods, "OPTIONS"])
             app.router.add_route("*", path, guard(refusal(HTTPStatus.METHOD_NOT_ALLOWED, allow=allow)))
-    if shield is not None:
-        app.router.add_route("*", f"/-/{REST}", guard(refusal(HTTPStatus.NOT_FOUND)))
-        history = guard(unbounded(shield.pass_through), "subscribe")
-        app.router.add_route("POST", HISTORY, history, expect_handler=expect_later)
-        others = _others(
-            guard(shield.pass_through, "upstream"),
-            {path: guard(routes[path]["GET"], need_of("GET", path)) for path in streams},
-        )
-        app.router.add_route("*", f"/{REST}", others, expect_handler=expect_later)
-    else:
+    if shield is None:
         app.router.add_route("*", f"/{REST}", guard(refusal(HTTPStatus.NOT_FOUND)))
+    else:
+        _pass_rest_through(app, shield, guard, {path: routes[path]["GET"] for path in STREAMS})
     return app
+
+
+def _streams(
+    settings: ServerSettings, broker: Broker, access: AccessSettings, cors: Cors, shield: Shield | None
+) -> dict[str, dict[str, Handler]]:
+    """Return the handlers of the two streams, and of history where it is our own."""
+    bodies = Bodies(settings.max_unfinished_bytes)
+    rates = Rates(access.token_publish_events_per_s, access.peer_publish_events_per_s)
+    turnstile = Turnstile(HANDSHAKES_A_TURN)
+    routes: dict[str, dict[str, Handler]] = {}
+    for path, stream in STREAMS.items():
+        if shield is None or shield.allow_publish:
+            publish: Handler = Publish(stream, broker, settings, bodies, rates)
+        else:
+            publish = forbidding("this is the stream of upstream's events; the setting is allow_publish")
+        routes[path] = {"GET": Subscribe(stream, broker, settings, cors, turnstile, shield), "POST": publish}
+    if shield is None:
+        routes[HISTORY] = {"POST": History(broker, settings, bodies, cors)}
+    return routes
+
+
+def _pass_rest_through(app: web.Application, shield: Shield, guard: Guard, streams: Mapping[str, Handler]) -> None:
+    """Add what upstream answers: all that is not ours, unless it is one of our `streams` in another spelling."""
+    app.router.add_route("*", f"/-/{REST}", guard(refusal(HTTPStatus.NOT_FOUND)))
+    history = guard(unbounded(shield.pass_through), "subscribe")
+    app.router.add_route("POST", HISTORY, history, expect_handler=expect_later)
+    guarded = {path: guard(handler, need_of("GET", path)) for path, handler in streams.items()}
+    pass_through = guard(shield.pass_through, "upstream")
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        path = spelled_out(request.path) if request.method == "GET" else ""
+        return await guarded.get(path, pass_through)(request)
+
+    app.router.add_route("*", f"/{REST}", answer, expect_handler=expect_later)
 
 
 def need_of(method: str, path: str) -> Need:
     """Return what a token must be for to ask for one of our paths."""
     if path.startswith("/-/"):
         return "nothing" if path == "/-/healthy" else "operate"
-    if path in ("/event", "/global/event"):
+    if path in STREAMS:
         return "publish" if method == "POST" else "subscribe"
     return "subscribe" if path == HISTORY else "any"
-
-
-def _others(pass_through: Handler, streams: Mapping[str, Handler]) -> Handler:
-    """Return the handler of what is not ours, unless it is one of our `streams` in another spelling."""
-
-    async def answer(request: web.Request) -> web.StreamResponse:
-        path = spelled_out(request.path) if request.method == "GET" else ""
-        return await streams.get(path, pass_through)(request)
-
-    return answer
 
 
 def build_runner(app: web.Application) -> web.AppRunner:
@@ -159,3 +170,12 @@ def build_runner(app: web.Application) -> web.AppRunner:
         shutdown_timeout=1.0,
         handle_signals=False,
     )
+
+
+async def serve(runner: web.AppRunner) -> Callable[[], asyncio.Protocol]:
+    """Set `runner` up, and return what makes the protocol of one connection."""
+    await runner.setup()
+    server, connections, head_bytes = runner.server, runner.app[CONNECTIONS], runner.app[HEAD_BYTES]
+    assert server is not None
+    connections.server = server
+    return lambda: BoundedHead(server(), connections, head_bytes)

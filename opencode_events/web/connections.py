@@ -6,10 +6,12 @@ hold a client's unread answer. A connection that became a stream is the stream's
 
 import asyncio
 import socket
+from collections import Counter
 from collections.abc import Iterator
+from http import HTTPStatus
 from typing import Any
 
-from aiohttp import web
+from aiohttp import StreamReader, web
 
 from opencode_events.broker.watched import Outlook
 from opencode_events.sockets import reset_on_close
@@ -34,10 +36,10 @@ def buffered(transport: asyncio.Transport) -> int:
 class HttpConnection:
     """One connection. `active` counts requests that are being answered, `answered` those that were.
 
-    `token` is the name of the token that let the last one in, if one did.
+    `token` is the name of the token that let the last one in, if one did; `body` is that one's.
     """
 
-    __slots__ = ("_peer", "_transport", "active", "answered", "is_stream", "socket", "token")
+    __slots__ = ("_peer", "_transport", "active", "answered", "body", "is_stream", "socket", "token")
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
@@ -45,6 +47,7 @@ class HttpConnection:
         self.socket: socket.socket = transport.get_extra_info("socket")
         self.active = 0
         self.answered = 0
+        self.body: StreamReader | None = None
         self.is_stream = False
         self.token = ""
 
@@ -93,6 +96,7 @@ class Connections:
 
     def __init__(self) -> None:
         self.server: web.Server | None = None
+        self._refusals: Counter[int] = Counter()
         self._known: dict[web.RequestHandler, HttpConnection] = {}
 
     def __len__(self) -> int:
@@ -103,8 +107,24 @@ class Connections:
         connection = self._find(request.protocol)
         if connection is not None:
             connection.active += 1
+            connection.body = request.content
             request[KEY] = connection
         return connection
+
+    def note_answer(self, status: int) -> None:
+        """A request has its answer, or the head of one that lasts."""
+        if status >= HTTPStatus.BAD_REQUEST:
+            self._refusals[status] += 1
+
+    def between(self, protocol: web.RequestHandler) -> int:
+        """Return how many requests of a connection are over, while no other has begun and no body is on its way.
+
+        0 while one has, or is.
+        """
+        known = self._known.get(protocol)
+        if known is None or known.active or known.body is None or not known.body.is_eof():
+            return 0
+        return known.answered
 
     def watched(self) -> Iterator[HttpConnection]:
         """Yield those that are open and are no streams."""
@@ -122,6 +142,10 @@ class Connections:
         for connection in list(self.watched()):
             if connection.active and connection.token in tokens:
                 connection.evict("revoked")
+
+    def statistics(self) -> dict[str, object]:
+        """Return how many there are that are no streams, and how many requests were refused, by status."""
+        return {"connections": len(self._known), "refusals": {str(status): n for status, n in self._refusals.items()}}
 
     def _find(self, protocol: web.RequestHandler) -> HttpConnection | None:
         known = self._known.get(protocol)

@@ -37,6 +37,11 @@ def problem(status: int, title: str, detail: str, members: Mapping[str, object] 
     return web.Response(status=status, body=msgspec.json.encode(document), headers=headers)
 
 
+def head_too_large(limit: int) -> web.Response:
+    """Return the answer to a head of more than `limit` bytes."""
+    return problem(431, "Head too large", f"the head is over max_head_bytes ({limit})")
+
+
 class Guard:
     """Makes of a handler what may stand at a path: asked for by those who may, and with an answer whatever happens.
 
@@ -64,6 +69,7 @@ class Guard:
                 if connection is not None:
                     connection.active -= 1
                     connection.answered += 1
+            self._connections.note_answer(response.status)
             if not response.prepared:
                 self._cors.allow(request, response.headers)
                 for name, value in SECURITY.items():
@@ -75,7 +81,7 @@ class Guard:
     async def _serve(self, handler: Handler, request: web.Request, need: Need) -> web.StreamResponse:
         try:
             if head_bytes(request) > self._max_head_bytes:
-                return problem(431, "Head too large", f"the head is over max_head_bytes ({self._max_head_bytes})")
+                return head_too_large(self._max_head_bytes)
             refused = self._access.check(request, need)
             if refused is not None:
                 return refused
