@@ -17,10 +17,10 @@ from opencode_events.broker.announcement import Announcement
 from opencode_events.broker.budget import Budget, cut_costliest
 from opencode_events.broker.committer import Committer
 from opencode_events.broker.connection import Connection, Terms
-from opencode_events.broker.drain import drain
+from opencode_events.broker.drain import come_again_ms, drain
 from opencode_events.broker.feeds import Feeds
 from opencode_events.broker.flusher import Flusher
-from opencode_events.broker.lifecycle import State
+from opencode_events.broker.lifecycle import Reason, State
 from opencode_events.broker.recent import Recent
 from opencode_events.broker.replay import Replayer, shielded
 from opencode_events.broker.report import Closed
@@ -151,10 +151,9 @@ class Broker:
     ) -> Subscriber:
         """Register a subscriber, which gets every event after `head` from now on, or after the position `after`.
 
-        `has_missed`: it asked for a place that cannot be served. Raises Busy or TooMany at a limit.
+        `has_missed`: it asked for a place that cannot be served. Raises Busy or TooMany at a limit. While the daemon
+        ends it is told so, and to come again: an EventSource that was answered 503 would not.
         """
-        if self.is_draining:
-            raise Busy("the daemon is shutting down", retry_after_s=1)
         self.admission.enter(terms.peer, is_behind=after is not None)
         try:
             feed = self._feeds.find(selection)
@@ -176,6 +175,8 @@ class Broker:
             stream=selection.stream,
             replays=0 if after is None else self._looked_at - after,
         )
+        if self.is_draining:
+            subscriber.close(Reason.SHUTDOWN, retry_ms=come_again_ms(len(self.subscribers)))
         return subscriber
 
     def _rejoin(self, subscriber: Subscriber) -> None:
@@ -231,7 +232,7 @@ class Broker:
     async def drain(self, wait_s: float) -> None:
         """End every subscription: what is buffered has `wait_s` seconds to be read, then connections are reset.
 
-        Nobody new is let in. Returns when all are gone, or have been reset.
+        Returns when all are gone, or have been reset.
         """
         self.is_draining = True
         await self._flusher.flushed()

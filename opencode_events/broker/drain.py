@@ -33,12 +33,11 @@ async def drain(
     everybody, slice_ = list(subscribers.values()), settings.drain_slice
     pauses = max(0, len(everybody) - 1) // slice_
     pause_s = min(settings.drain_pause_s, wait_s / 2 / max(1, pauses))
-    spread_ms = max(RETRY_SPREAD_MS, len(everybody) * RETRY_MS_EACH)
     began = asyncio.get_running_loop().time()
     for start in range(0, len(everybody), slice_):
         await asyncio.sleep(pause_s if start else 0)
         for subscriber in everybody[start : start + slice_]:
-            subscriber.close(Reason.SHUTDOWN, retry_ms=RETRY_MIN_MS + random.randint(0, spread_ms))
+            subscriber.close(Reason.SHUTDOWN, retry_ms=come_again_ms(len(everybody)))
     left_s = began + wait_s - asyncio.get_running_loop().time()
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(_wait_empty(subscribers, emptied), left_s)
@@ -46,6 +45,11 @@ async def drain(
         subscriber.reset()
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(_wait_empty(subscribers, emptied), RESET_S)
+
+
+def come_again_ms(count: int) -> int:
+    """Return what one of `count` clients waits until it comes again, in milliseconds."""
+    return RETRY_MIN_MS + random.randint(0, max(RETRY_SPREAD_MS, count * RETRY_MS_EACH))
 
 
 async def _wait_empty(subscribers: Mapping[int, Subscriber], emptied: asyncio.Event) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Callable
 import pytest
 
 from opencode_events.broker.selection import Selection
-from opencode_events.errors import Busy
 from tests.broker.fakes import FakeConnection, segment
 from tests.broker.stepped import Run
+from tests.samples import event
 
 
 def join(run: Run, count: int) -> list[FakeConnection]:
@@ -82,15 +82,21 @@ def test_the_time_counts_from_the_beginning_and_not_from_the_last_slice(start: C
     assert [connection.ended for connection in stuck] == ["reset", "reset"]
 
 
-def test_nobody_new_is_let_in_between_two_slices(start: Callable[..., Run]) -> None:
+@pytest.mark.parametrize("after", [None, 0], ids=["fresh", "resuming"])
+def test_who_comes_between_two_slices_is_told_to_come_again(start: Callable[..., Run], after: int | None) -> None:
     run = start(drain_slice=1, drain_pause_s=1)
+    run.publish(event(1))
     join(run, 2)
     draining = run.loop.create_task(run.broker.drain(30))
     run.loop.turns(10)
 
     assert run.broker.trouble == "the daemon is shutting down"
-    with pytest.raises(Busy, match="shutting down"):
-        run.join()
+    handle, connection = run.join(after=after)
+    run.loop.turns(5)
+    (retry_ms,) = retries([connection])
+    assert 1_000 <= retry_ms <= 3_000
+    assert (connection.ended, handle.position) == ("closed", 1 if after is None else after)
+    assert handle.sent_events == 0  # what it has missed is the next daemon's to tell
     run.loop.advance(1)
     run.loop.turns(10)
     assert draining.done()

@@ -123,9 +123,10 @@ def test_a_second_signal_ends_it_at_once(start_daemon: StartDaemon) -> None:
     assert not (daemon.state_dir / INFO).exists()
 
 
-def test_nobody_new_is_let_in_meanwhile(start_daemon: StartDaemon) -> None:
+def test_who_comes_meanwhile_is_told_to_come_again_and_where_to_go_on(start_daemon: StartDaemon) -> None:
     daemon = start_daemon(drain_s=60)
     client = daemon.client
+    client.publish(envelope(1))
     stall(client)
     kept = client.connect()
     kept.sendall(client.request("/global/health"))
@@ -133,9 +134,13 @@ def test_nobody_new_is_let_in_meanwhile(start_daemon: StartDaemon) -> None:
 
     daemon.signal(signal.SIGTERM)
     until(lambda: any(line["event"] == "daemon.stopping" for line in daemon.lines()))
-    kept.sendall(client.request("/global/event"))
+    kept.sendall(client.request("/global/event?after=earliest"))
 
-    assert kept.recv(65_536).startswith(b"HTTP/1.1 503 ")
+    stream = Stream(kept)
+    assert stream.read_head().status == 200
+    connected, last = stream.rest()
+    assert (connected.type, last.type) == ("server.connected", "server.stream.closing")
+    assert last.properties == {"reason": "shutdown", "cursor": connected.id}
     with pytest.raises(ConnectionError):
         client.connect()
     daemon.signal(signal.SIGTERM)
