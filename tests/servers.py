@@ -7,7 +7,6 @@ exception handler, leave a subscriber behind, let aiohttp or asyncio complain), 
 import asyncio
 import contextlib
 import dataclasses
-import functools
 import json
 import logging
 import os
@@ -17,7 +16,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,21 +24,20 @@ import uvloop
 from aiohttp import web
 from structlog.testing import capture_logs
 
-from opencode_events import __version__, configuration, keys, sockets, statedir
+from opencode_events import configuration, keys, sockets, statedir
 from opencode_events.broker.broker import Broker
 from opencode_events.broker.connection import Terms
 from opencode_events.broker.lifecycle import Reason
 from opencode_events.broker.selection import Selection
-from opencode_events.daemon import look
 from opencode_events.declared import ENV_PREFIX
 from opencode_events.eventlog.sqlite import SqliteLog
 from opencode_events.listeners import Listeners
+from opencode_events.parts import Behind, Parts
 from opencode_events.settings import Settings
 from opencode_events.watchdog.classify import Tcp
 from opencode_events.watchdog.looplag import LoopLag
 from opencode_events.watchdog.patrol import Patrol
-from opencode_events.watchdog.probe import best_probe
-from opencode_events.web.app import build_app, build_runner, serve
+from opencode_events.web.app import build_runner
 from opencode_events.web.connections import Connections
 from tests.clients import DEADLINE_S, Client, until
 
@@ -208,49 +205,25 @@ class Server:
         eventlog = SqliteLog(self.log_path, self.settings.eventlog)
         self.keys = keys.load(self.settings, {})
         self.broker = Broker(self.settings.broker, eventlog, self._loop)
-        self.web_connections = Connections()
-        sources = (self.broker.connections, self.web_connections.watched)
-        self.patrol = Patrol(self.settings.watchdog, best_probe(), sources, work=time.thread_time)
-        self.lag = LoopLag()
-        parts = {
-            "broker": self.broker.statistics,
-            "log": eventlog.statistics,
-            "watchdog": self.patrol.statistics,
-            "loop": self.lag.statistics,
-        }
-        app = build_app(
-            self.settings.server,
-            self.broker,
-            __version__,
-            parts,
-            connections=self.web_connections,
-            look=functools.partial(look, self.patrol),
-            access=self.settings.access,
-            credentials=self.keys.credentials,
-            tokens=self.keys.tokens,
-        )
-        self.runner = self._make_runner(app)
+        self._parts = Parts(self.settings, eventlog, self.broker, self.keys, Behind(), self._make_runner)
+        self.patrol, self.lag, self.runner = self._parts.patrol, self._parts.lag, self._parts.runner
+        self.web_connections, self.revoke = self._parts.connections, self._parts.revoke
         with contextlib.closing(eventlog):
             async with asyncio.TaskGroup() as tasks:
-                work = tasks.create_task(self.broker.run())
-                watchdog = tasks.create_task(self.patrol.run())
-                lagging = tasks.create_task(self.lag.run())
-                await self._listeners.serve(await serve(self.runner))
+                started = await self._parts.start(tasks, self._listeners)
                 await asyncio.sleep(0)  # the broker's tasks start theirs
                 await asyncio.sleep(0)
                 self._base = asyncio.all_tasks()
                 self._ready.set()
                 await self._over.wait()
                 await self.shut_down()
-                work.cancel()
-                watchdog.cancel()
-                lagging.cancel()
+                for task in started:
+                    task.cancel()
 
     async def shut_down(self, drain_s: float = 0) -> None:
         """End subscribers and connections, in the daemon's order. Twice is fine."""
         self._listeners.close()
-        await self.broker.drain(drain_s)
-        await self.runner.cleanup()
+        await self._parts.end(drain_s, asyncio.Event())
 
 
 def settings(state_dir: Path, **changes: object) -> Settings:

@@ -65,11 +65,11 @@ PICTURE: dict[str, set[str]] = {
     "service": {
         "errors", "settings", "reloaders", "sockets", "systemd", "logs", "eventlog", "broker", "watchdog",
     },
+    "parts": {"settings", "keys", "listeners", "eventlog", "broker", "watchdog", "web"},
     # 5: the only one that knows all the parts
     "daemon": {
-        "errors", "jsontext", "cursor", "events", "settings", "configuration", "keys", "statedir", "sockets",
-        "listeners", "systemd", "reloaders", "service",
-        "eventlog", "wire", "logs", "broker", "watchdog", "web", "relay",
+        "errors", "settings", "configuration", "keys", "statedir", "sockets", "listeners", "systemd", "reloaders",
+        "service", "parts", "eventlog", "logs", "broker", "web", "relay",
     },
     # 6: these use the daemon from outside, over HTTP, like any stranger; only the command line may also start it
     "bench": {"errors", "events", "settings", "wire"},

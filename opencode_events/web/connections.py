@@ -112,7 +112,7 @@ class Connections:
         return connection
 
     def note_answer(self, status: int) -> None:
-        """A request has its answer, or the head of one that lasts."""
+        """A request has its answer, which is our own."""
         if status >= HTTPStatus.BAD_REQUEST:
             self._refusals[status] += 1
 

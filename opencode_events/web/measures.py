@@ -32,6 +32,7 @@ class Measure(NamedTuple):
 
 
 REASONS = tuple(reason.value for reason in Reason)
+REFUSALS = ("400", "401", "403", "404", "405", "409", "413", "415", "429", "431", "500", "502", "503", "504")
 EVICTED = ("fin_zombie", "path_dead", "stalled", "head_timeout")
 
 MEASURES = (
@@ -77,6 +78,9 @@ MEASURES = (
     Measure("watchdog", "last_sweep_s", "gauge", "last_sweep_cpu_seconds", "The processor's time that a look took."),
     Measure("watchdog", "evictions", "counter", "evictions",
             "Connections that the watchdog has ended, by reason.", "reason", EVICTED),
+    Measure("http", "connections", "gauge", "http_connections", "Connections that are no streams."),
+    Measure("http", "refusals", "counter", "http_refusals",
+            "Requests that the daemon itself has refused, by status.", "status", REFUSALS),
     Measure("loop", "lag_s", "histogram", "loop_lag_seconds", "How late a callback got its turn of the event loop."),
     Measure("upstream", "live", "gauge", "upstream_live", "1 while the opencode server's events come."),
     Measure("upstream", "connections", "counter", "upstream_connections", "Times that the server was reached."),

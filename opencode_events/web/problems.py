@@ -69,8 +69,8 @@ class Guard:
                 if connection is not None:
                     connection.active -= 1
                     connection.answered += 1
-            self._connections.note_answer(response.status)
-            if not response.prepared:
+            if not response.prepared:  # a stream is, and what upstream answers
+                self._connections.note_answer(response.status)
                 self._cors.allow(request, response.headers)
                 for name, value in SECURITY.items():
                     response.headers.setdefault(name, value)

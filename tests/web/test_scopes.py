@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from opencode_events.daemon import revoke
 from tests.clients import Answer, Client, dumps, envelope, lines, parse_head, payload, twin
 from tests.servers import Server
 
@@ -236,7 +235,7 @@ def test_whose_token_is_taken_away_is_ended_and_nobody_else(server: Server, clie
     tokens = server.keys.tokens
     assert tokens is not None
 
-    server.call(lambda: revoke(server.broker, server.web_connections, tokens.reload()))
+    server.call(lambda: server.revoke(tokens.reload()))
 
     assert gone.rest()[-1].properties["reason"] == "operator"
     send(client, "writer", "POST", "/global/event", envelope(1))
