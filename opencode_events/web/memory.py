@@ -73,12 +73,18 @@ class Memory:
         self._is_short = is_short
 
 
+def memory_bytes() -> tuple[int, int]:
+    """Return the process's address space, and what of it is in memory; 0 of both where the system does not tell."""
+    try:
+        space, resident = Path("/proc/self/statm").read_bytes().split()[:2]
+        return int(space) * resource.getpagesize(), int(resident) * resource.getpagesize()
+    except (OSError, ValueError):
+        return 0, 0
+
+
 def resident_bytes() -> int:
     """Return what the process has in memory; 0 where the system does not tell."""
-    try:
-        return int(Path("/proc/self/statm").read_bytes().split()[1]) * resource.getpagesize()
-    except (OSError, ValueError, IndexError):
-        return 0
+    return memory_bytes()[1]
 
 
 def give_back_free() -> None:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeGuard
 
 from aiohttp import web
-from prometheus_client import ProcessCollector
 from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import (
     CounterMetricFamily,
@@ -27,6 +26,7 @@ from opencode_events.broker.lifecycle import State
 from opencode_events.histogram import Histogram
 from opencode_events.web.measures import BACKLOGS, BUILD, LAGGING, LIMIT, MEASURES, PREFIX, READY, SUBSCRIBERS, Measure
 from opencode_events.web.operate import Statistics
+from opencode_events.web.process import Process
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -41,13 +41,13 @@ class Metrics:
         self._broker = broker
         self._parts = parts
         self._is_ready = is_ready
-        self._process = ProcessCollector(registry=None)
+        self._process = Process()
 
     async def __call__(self, request: web.Request) -> web.Response:
         """Answer a scrape."""
         found = await census.take(self._broker.subscribers.values(), self._broker.clock())
         body = generate_latest(
-            Scrape([*self._about(), *of_parts(self._parts), *of_handles(found), *self._of_process()])
+            Scrape([*self._about(), *of_parts(self._parts), *of_handles(found), *self._process.collect()])
         )
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store"})
 
@@ -56,10 +56,6 @@ class Metrics:
         yield GaugeMetricFamily(READY, "1 while it can be published and subscribed to.", float(self._is_ready()))
         limit = self._broker.settings.max_subscribers
         yield GaugeMetricFamily(LIMIT, "The most subscribers that there may be.", limit)
-
-    def _of_process(self) -> Iterable[Metric]:
-        """Return what the library itself knows of a process: `process_*`, the names that every program has."""
-        return self._process.collect()
 
 
 class Scrape(Collector):
