@@ -43,22 +43,29 @@ def overview(status: Status, rates: Mapping[str, float] = NO_RATES) -> list[Line
         ("upstream", _upstream),
         ("pass_through", _pass_through),
         ("watchdog", _watchdog),
+        ("http", _refused),
     ):
         part = status.get(name)
-        if isinstance(part, Mapping):
-            lines.append(make(part, rates))
+        if isinstance(part, Mapping) and (line := make(part, rates)).phrases:
+            lines.append(line)
     return lines
 
 
 def _daemon(status: Status) -> Line:
-    return Line(
-        "daemon",
-        (
-            f"version {text(status, 'version')}",
-            f"pid {text(status, 'pid')}",
-            f"up {duration(status.get('uptime_s'))}",
-        ),
-    )
+    """Say who it is, and what memory it has; `is_trouble` while there is none for anybody new."""
+    memory = status.get("memory")
+    phrases = [
+        f"version {text(status, 'version')}",
+        f"pid {text(status, 'pid')}",
+        f"up {duration(status.get('uptime_s'))}",
+    ]
+    is_short = False
+    if isinstance(memory, Mapping):
+        is_short, limit = bool(memory.get("is_short")), memory.get("limit_bytes")
+        phrases.append(f"memory {size(memory.get('rss_bytes'))}" + (f" of {size(limit)}" if limit else ""))
+    if is_short:
+        phrases.insert(0, "MEMORY IS SHORT")
+    return Line("daemon", tuple(phrases), is_trouble=is_short)
 
 
 def _subscribers(broker: Status, rates: Mapping[str, float]) -> Line:
@@ -142,6 +149,11 @@ def _watchdog(watchdog: Status, rates: Mapping[str, float]) -> Line:
     if evictions:
         phrases.append("evicted: " + ", ".join(f"{count} {name}" for name, count in evictions.items()))
     return Line("watchdog", tuple(phrases))
+
+
+def _refused(http: Status, rates: Mapping[str, float]) -> Line:
+    """Say how many requests were refused with which status; nothing if none was."""
+    return Line("refused", tuple(f"{count} with {code}" for code, count in _counts(http.get("refusals")).items()))
 
 
 def _counts(value: object) -> dict[str, int]:

@@ -56,15 +56,21 @@ class Memory:
         if (trouble := self.trouble) is not None:
             raise Busy(trouble, retry_after_s=RETRY_S, limit=self.limit)
 
+    def statistics(self) -> dict[str, object]:
+        """Return what the process has, what it may have, and whether that is why nobody new is served."""
+        self._look()
+        rss_bytes = self._has if self.limit else self._read()
+        return {"rss_bytes": rss_bytes, "limit_bytes": self.limit, "is_short": self._is_short}
+
     def _look(self) -> None:
         now_s = self._clock()
         if not self.limit or now_s - self._looked_s < LOOK_S:
             return
-        self._looked_s, self._has = now_s, self._read()
+        self._looked_s, self._has = now_s, self._read() or self._has  # no descriptor may be left to read it with
         if self._has > self.limit and now_s - self._gave_back_s >= GIVE_BACK_S:
             self._gave_back_s = now_s
             self._give_back()
-            self._has = self._read()
+            self._has = self._read() or self._has
         is_short = self._has > self.limit
         if is_short and not self._is_short:
             log.warning("memory.short", rss_bytes=self._has, limit_bytes=self.limit)

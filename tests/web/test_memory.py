@@ -77,6 +77,33 @@ def test_an_answer_of_the_system_holds_for_a_moment(system: System) -> None:
     assert memory.trouble is not None
 
 
+def test_it_tells_what_there_is_and_whether_that_is_too_much(system: System) -> None:
+    memory = system.memory(100)
+    system.has = 40
+    assert memory.statistics() == {"rss_bytes": 40, "limit_bytes": 100, "is_short": False}
+
+    system.now, system.has = 1.0, 101
+
+    assert memory.statistics() == {"rss_bytes": 101, "limit_bytes": 100, "is_short": True}
+
+
+def test_it_tells_what_there_is_where_there_is_no_limit(system: System) -> None:
+    system.has = 40
+
+    assert system.memory(0).statistics() == {"rss_bytes": 40, "limit_bytes": 0, "is_short": False}
+
+
+def test_what_cannot_be_read_just_now_is_as_it_was(system: System) -> None:
+    """Where no descriptor is left to read it with, that is no sign of memory."""
+    memory = system.memory(100)
+    system.has = 101
+    assert memory.trouble is not None
+
+    system.now, system.has = 1.0, 0
+
+    assert memory.trouble is not None
+
+
 def test_without_a_limit_nothing_is_asked(system: System) -> None:
     system.has = 10**12
 
