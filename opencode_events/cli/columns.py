@@ -4,6 +4,8 @@ Pure. Owns what a cell says, by what rows are sorted, and how a table gets into 
 daemon answers, an older or a newer one included, a cell is one line that cannot steer a terminal.
 """
 
+import functools
+import unicodedata
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
@@ -45,7 +47,7 @@ def table(columns: Sequence[Column], reports: Sequence[Report], width: int = WID
         return []
     rows = [[printable(column.show(report)) for column in columns] for report in reports]
     widths = [
-        max(map(len, (column.name, *cells))) for column, cells in zip(columns, zip(*rows, strict=True), strict=True)
+        max(map(cells, (column.name, *shown))) for column, shown in zip(columns, zip(*rows, strict=True), strict=True)
     ]
     widths = narrowed(columns, widths, width)
     heads = [column.name for column in columns]
@@ -77,17 +79,43 @@ def fitting(columns: Sequence[Column], widths: Sequence[int], width: int) -> lis
     return [(column, space) for (column, _), space in zip(kept, found, strict=True)]
 
 
-def joined(columns: Sequence[Column], cells: Sequence[str], widths: Sequence[int]) -> str:
+def joined(columns: Sequence[Column], texts: Sequence[str], widths: Sequence[int]) -> str:
     """Return one line of a table, not cut."""
     return GAP.join(
-        cut(cell, space).rjust(space) if column.is_number else cut(cell, space).ljust(space)
-        for column, cell, space in zip(columns, cells, widths, strict=True)
+        padded(cut(shown, space), space, is_number=column.is_number)
+        for column, shown, space in zip(columns, texts, widths, strict=True)
     )
+
+
+def padded(text: str, width: int, *, is_number: bool) -> str:
+    """Return `text` with the space that makes it `width` columns wide."""
+    space = " " * (width - cells(text))
+    return space + text if is_number else text + space
 
 
 def cut(text: str, width: int) -> str:
     """Return `text` in `width` columns."""
-    return text if len(text) <= width else text[: max(0, width - 1)] + "…"
+    if cells(text) <= width:
+        return text
+    left = width - 1
+    for at, char in enumerate(text):
+        left -= _cells_of(char)
+        if left < 0:
+            return text[:at] + "…"
+    return text
+
+
+def cells(text: str) -> int:
+    """Return how many columns of a terminal `text`, which is printable, takes."""
+    return len(text) if text.isascii() else sum(map(_cells_of, text))
+
+
+@functools.lru_cache(4096)
+def _cells_of(char: str) -> int:
+    """Return 2 for what is wide (Unicode Standard Annex 11), 0 for what stands above or below another, 1 for others."""
+    if unicodedata.category(char) in ("Mn", "Me"):
+        return 0
+    return 2 if unicodedata.east_asian_width(char) in ("W", "F") else 1
 
 
 def text(report: Report, name: str) -> str:

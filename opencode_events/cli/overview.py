@@ -6,7 +6,7 @@ Pure. A line has a name and phrases, the more important ones first; what does no
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from opencode_events.cli.columns import counted, cut, duration, number, rate, size, text
+from opencode_events.cli.columns import cells, counted, cut, duration, number, rate, size, text
 from opencode_events.cli.render import printable
 
 NAME_WIDTH = 11
@@ -27,7 +27,7 @@ class Line(NamedTuple):
         """Return it in `width` columns."""
         line = f"{self.name:<{NAME_WIDTH}} {self.phrases[0]}"
         for phrase in self.phrases[1:]:
-            if len(line) + len(BETWEEN) + len(phrase) > width:
+            if cells(line) + len(BETWEEN) + cells(printable(phrase)) > width:
                 break
             line += BETWEEN + phrase
         return cut(printable(line), width)

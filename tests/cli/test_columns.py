@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from rich.cells import cell_len
 
 from opencode_events.cli import columns
 from opencode_events.cli.columns import LIVE, ORDERS
@@ -41,6 +42,28 @@ def test_with_room_for_all_nothing_is_cut() -> None:
     widths = [len(column.name) for column in LIVE]
 
     assert columns.fitting(LIVE, widths, 200) == list(zip(LIVE, widths, strict=True))
+
+
+@pytest.mark.parametrize(
+    "directory",
+    ["/srv/plain", "/srv/項目/データ", "/srv/e\u0301", "/srv/👩\u200d👧", "/home/ü", "/srv/\u202eRTL"],
+    ids=["plain", "wide", "combining", "joined", "accented", "turned round"],
+)
+@pytest.mark.parametrize("space", [8, 9, 20])
+def test_columns_stand_below_each_other_whatever_is_in_them(directory: str, space: int) -> None:
+    rows = [{"id": 1, "selection": {"directory": each}} for each in ("/srv/some/where", directory)]
+    shown = [[columns.ID.show(row), columns.STREAM.show(row), columns.ID.show(row)] for row in rows]
+    lines = [columns.joined([columns.ID, columns.STREAM, columns.ID], texts, [2, space, 2]) for texts in shown]
+
+    assert [cell_len(line) for line in lines] == [2 + 2 + space + 2 + 2] * 2
+
+
+@pytest.mark.parametrize(
+    ("width", "text"), [(7, "/データ"), (6, "/デー…"), (5, "/デ…"), (4, "/デ…"), (2, "/…"), (1, "…")]
+)
+def test_what_is_cut_is_no_wider_than_it_may_be(width: int, text: str) -> None:
+    assert columns.cut("/データ", width) == text
+    assert cell_len(text) <= width
 
 
 @pytest.mark.parametrize(

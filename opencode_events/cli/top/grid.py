@@ -16,7 +16,7 @@ from textual.reactive import reactive
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from opencode_events.cli.columns import GAP, LIVE, ORDERS, Column, fitting, joined
+from opencode_events.cli.columns import GAP, LIVE, ORDERS, Column, cells, fitting, joined
 from opencode_events.cli.render import printable
 from opencode_events.cli.top.handles import Handle
 from opencode_events.cli.top.view import View
@@ -95,7 +95,7 @@ class Grid(ScrollView, can_focus=True):
         first = self.scroll_offset.y
         seen = self.rows[first : first + self._page]
         for at, column in enumerate(LIVE):
-            needed = max((len(printable(column.show(handle))) for handle in seen), default=0)
+            needed = max((cells(printable(column.show(handle))) for handle in seen), default=0)
             self._widths[at] = max(self._widths[at], needed, len(self._title(column)))
         self._shown = fitting(LIVE, self._widths, self.size.width)
 
