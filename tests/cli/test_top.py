@@ -16,7 +16,7 @@ from textual.strip import Strip
 
 from opencode_events.cli.exits import Exit
 from opencode_events.cli.main import main
-from opencode_events.cli.top.dialogs import Note, Question
+from opencode_events.cli.top.dialogs import HELP, Note, Question
 from opencode_events.cli.top.screen import Top
 from opencode_events.cli.top.view import View
 from opencode_events.cli.top.watch import Watch
@@ -228,6 +228,17 @@ async def test_it_fits_into_whatever_terminal_there_is(size: tuple[int, int]) ->
             assert "id" in screen.app.grid.render_line(0).text
 
 
+async def test_columns_make_room_for_what_shows_how_far_down_it_is() -> None:
+    """It comes when there are more handles than rows, or a row less for them: then, not with the next look."""
+    desk = Desk(report(1, selection=SELECTION | {"directory": "/srv/" + "long" * 9}))
+    async with watching(desk, size=(60, 15)) as screen:
+        desk.reports += [report(number) for number in range(2, 30)]
+        await screen.look()
+
+        assert screen.app.grid.show_vertical_scrollbar
+        assert screen.lines[3].split() == ["id", "peer", "state", "stream", "lag▼", "queued"]
+
+
 async def test_what_steers_a_terminal_is_shown_and_does_not() -> None:
     selection = SELECTION | {"directory": "/a\x1b[31m[b]b"}
     async with watching(Desk(report(1, selection=selection))) as screen:
@@ -338,11 +349,21 @@ async def test_the_keys_are_told_and_put_away() -> None:
         assert screen.app.is_running
 
 
+async def test_on_a_narrow_terminal_lines_are_broken_and_all_of_them_can_be_read() -> None:
+    long = "/srv/" + "long" * 30
+    async with watching(Desk(report(1, selection=SELECTION | {"directory": long})), size=(50, 40)) as screen:
+        await screen.press("question_mark")
+        shown = re.sub(r"[│\s]+", " ", " ".join(screen.lines))
+        assert re.sub(r"\s+", " ", HELP) in shown
+        await screen.press("escape", "down", "enter")
+        assert long in re.sub(r"[│\s]+", "", " ".join(screen.lines))
+
+
 async def test_all_that_is_known_of_a_handle_is_shown_when_asked_for() -> None:
     async with watching(Desk(report(1), report(2, peer="[::1]:7"))) as screen:
         await screen.press("end", "enter")
 
-        assert screen.says("novelty")
+        assert screen.says("novelty          {'a': [1]}")
         assert screen.says("[::1]:7")
 
 

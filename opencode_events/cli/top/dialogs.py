@@ -36,7 +36,7 @@ class Note(ModalScreen[None]):
     Note { align: center middle; }
     Note > VerticalScroll { width: auto; max-width: 96%; height: auto; max-height: 96%; background: $panel;
         padding: 0 1; border: round $primary; }
-    Note Static { width: auto; }
+    Note Static { width: auto; max-width: 100%; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [("escape,enter,space,q,h,question_mark", "away")]
 
@@ -89,15 +89,14 @@ def question(handle: Handle) -> str:
 def details(members: Mapping[str, object]) -> str:
     """Return all that is known of a handle, a line a member."""
     width = max(map(len, members), default=0)
-    return "\n".join(f"{name:<{width}}  {printable(_shown(value))}" for name, value in members.items())
+    shown = {name: columns.stream(members) if name == "selection" else _shown(value) for name, value in members.items()}
+    return "\n".join(f"{name:<{width}}  {printable(text)}" for name, text in shown.items())
 
 
 def _shown(value: object) -> str:
     match value:
         case None:
             return "-"
-        case dict():
-            return columns.stream({"selection": value})
         case bool():
             return "yes" if value else "no"
         case float():

@@ -63,6 +63,7 @@ class Grid(ScrollView, can_focus=True):
         self.rows: Sequence[Handle] = ()
         self._widths = [0] * len(LIVE)
         self._shown: list[tuple[Column, int]] = []
+        self._fits_into = 0
 
     def show(self, rows: Sequence[Handle], *, anew: bool = False) -> None:
         """Show these rows. `anew`: others than before, so columns may become narrower."""
@@ -87,6 +88,11 @@ class Grid(ScrollView, can_focus=True):
         return next((at for at, handle in enumerate(self.rows) if handle.id == self.chosen), None)
 
     @property
+    def _room(self) -> int:
+        """The columns of the terminal that there are beside the scroll bar, which comes and goes."""
+        return self.scrollable_content_region.width
+
+    @property
     def _page(self) -> int:
         return max(1, self.size.height - 1)
 
@@ -97,7 +103,8 @@ class Grid(ScrollView, can_focus=True):
         for at, column in enumerate(LIVE):
             needed = max((cells(printable(column.show(handle))) for handle in seen), default=0)
             self._widths[at] = max(self._widths[at], needed, len(self._title(column)))
-        self._shown = fitting(LIVE, self._widths, self.size.width)
+        self._fits_into = self._room
+        self._shown = fitting(LIVE, self._widths, self._fits_into)
 
     def _title(self, column: Column) -> str:
         return column.name + (self._view.mark if self._order(column) == self._view.order else "")
@@ -118,6 +125,8 @@ class Grid(ScrollView, can_focus=True):
 
     def render_line(self, y: int) -> Strip:
         """Return one line of what is seen."""
+        if self._fits_into != self._room:
+            self._fit()
         columns, widths = [column for column, _ in self._shown], [space for _, space in self._shown]
         if y == 0:
             return self._strip(joined(columns, [self._title(column) for column in columns], widths), HEAD)
@@ -132,7 +141,7 @@ class Grid(ScrollView, can_focus=True):
 
     def _strip(self, text: str, style: Style) -> Strip:
         base = self.rich_style
-        return Strip([Segment(text, base + style)]).adjust_cell_length(self.size.width, base + style)
+        return Strip([Segment(text, base + style)]).adjust_cell_length(self._room, base + style)
 
     def action_move(self, rows: int) -> None:
         """Choose another handle, so many rows on; the first one that is seen if none was chosen."""
