@@ -62,6 +62,33 @@ async def test_a_handle_is_ended_when_the_question_is_answered_with_yes(daemon: 
     assert [frame.type for frame in streams[1].rest()][-1:] == ["server.stream.closing"]
 
 
+async def test_that_one_was_not_ended_stays_for_a_while(daemon: Daemon, browser: Browser) -> None:
+    stream = daemon.client.subscribe()
+    await browser.open(f"{daemon.url}/-/")
+    await browser.becomes(f"{ROWS}.length === 1")
+    await browser.ask("document.getElementById('pause').click()")
+    await browser.ask(f"{ROWS}[0].querySelector('button').click()")
+    stream.close()
+    until(lambda: not daemon.client.subscribers())
+
+    await browser.ask("document.querySelector('dialog button[value=yes]').click()")
+    await browser.becomes("document.getElementById('away').textContent.includes('there is no subscriber 1')")
+    await browser.ask("document.getElementById('pause').click()")
+    await browser.becomes(f"{ROWS}.length === 0")
+
+    assert "Subscriber 1 was not ended" in await browser.ask("document.getElementById('away').textContent")
+    assert "refused: 1 with 404" in await browser.ask("document.body.innerText")
+
+
+async def test_a_wide_table_does_not_make_the_page_wider(daemon: Daemon, browser: Browser) -> None:
+    daemon.client.subscribe()
+    await browser.resize(720, 700)
+    await browser.open(f"{daemon.url}/-/")
+    await browser.becomes(f"{ROWS}.length === 1")
+
+    assert await browser.ask("document.documentElement.scrollWidth") <= 720
+
+
 async def test_rows_are_filtered_and_sorted(daemon: Daemon, browser: Browser) -> None:
     for name in ("a", "b", "c"):
         daemon.client.subscribe(f"/event?directory=/srv/{name}")
@@ -114,6 +141,24 @@ async def guarded(tmp_path: Path) -> AsyncIterator[Daemon]:
     yield daemon
     daemon.signal(signal.SIGTERM)
     daemon.wait()
+
+
+async def test_a_token_that_is_taken_back_is_told_of(browser: Browser, tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens.toml"
+    tokens.touch(0o600)
+    tokens.write_text('[one]\ntoken = "0123456789abcdefghijkl"\nscopes = ["operate"]\n')
+    daemon = Daemon(tmp_path / "state", tokens_file=tokens)
+    try:
+        await browser.open(f"{daemon.url}/-/?auth_token=0123456789abcdefghijkl")
+        await browser.becomes("document.getElementById('cards').children.length > 0")
+        tokens.write_text('[two]\ntoken = "abcdefghijkl0123456789"\nscopes = ["operate"]\n')
+        daemon.signal(signal.SIGHUP)
+        await browser.becomes("!document.getElementById('away').hidden")
+
+        said = await browser.ask("document.getElementById('away').textContent")
+        assert said == "The daemon refuses: what this page's address has as auth_token is not taken"
+    finally:
+        daemon.stop()
 
 
 @pytest.mark.parametrize("way", ["basic", "auth_token"])
