@@ -129,9 +129,9 @@ def number(value: object) -> str:
     return f"{value:,}".replace(",", " ") if isinstance(value, int) else "-"
 
 
-def counted(count: int, noun: str) -> str:
+def counted(count: int | None, noun: str) -> str:
     """Return how many there are, in words that fit."""
-    return f"{count} {noun}" + ("" if count == 1 else "s")
+    return f"{number(count)} {noun}" + ("" if count == 1 else "s")
 
 
 def size(value: object) -> str:

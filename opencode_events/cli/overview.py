@@ -73,11 +73,11 @@ def _subscribers(broker: Status, rates: Mapping[str, float]) -> Line:
     closed = _counts(broker.get("subscribers_closed"))
     phrases = [number(broker.get("subscribers"))]
     if states:
-        phrases.append(", ".join(f"{count} {name}" for name, count in states.items()))
-    phrases.append(f"{number(broker.get('selections'))} selections")
+        phrases.append(", ".join(f"{number(count)} {name}" for name, count in states.items()))
+    phrases.append(counted(broker.get("selections"), "selection"))
     phrases.append(f"fell behind {number(broker.get('fell_behind'))}")
     if closed:
-        phrases.append("closed: " + ", ".join(f"{count} {name}" for name, count in closed.items()))
+        phrases.append("closed: " + ", ".join(f"{number(count)} {name}" for name, count in closed.items()))
     return Line("subscribers", tuple(phrases))
 
 
@@ -118,9 +118,9 @@ def _upstream(upstream: Status, rates: Mapping[str, float]) -> Line:
             ("live" if is_live else "away") + (trouble and ": " + trouble.removeprefix("upstream is away: ")),
             text(upstream, "url"),
             f"{number(upstream.get('relayed_events'))} relayed" + _per_s(rates, "relayed_events"),
-            f"{number(upstream.get('gaps'))} gaps",
+            counted(upstream.get("gaps"), "gap"),
             f"held {size(upstream.get('held_bytes'))}",
-            counted(upstream.get("connections", 0), "connection"),
+            counted(upstream.get("connections"), "connection"),
         ),
         is_trouble=not is_live or bool(trouble),
     )
@@ -130,7 +130,7 @@ def _pass_through(passed: Status, rates: Mapping[str, float]) -> Line:
     return Line(
         "passing",
         (
-            f"{number(passed.get('requests'))} requests, {number(passed.get('streams'))} of them streams",
+            f"{counted(passed.get('requests'), 'request')}, {number(passed.get('streams'))} of them streams",
             f"{number(passed.get('answered'))} answered" + _per_s(rates, "answered"),
             f"{number(passed.get('refused'))} refused",
             f"{number(passed.get('away'))} away",
@@ -142,18 +142,20 @@ def _pass_through(passed: Status, rates: Mapping[str, float]) -> Line:
 def _watchdog(watchdog: Status, rates: Mapping[str, float]) -> Line:
     evictions = _counts(watchdog.get("evictions"))
     phrases = [
-        f"{number(watchdog.get('watched'))} connections, {number(watchdog.get('not_at_rest'))} not at rest",
+        f"{counted(watchdog.get('watched'), 'connection')}, {number(watchdog.get('not_at_rest'))} not at rest",
         f"{size(watchdog.get('kernel_unsent_bytes'))} unacknowledged",
         f"{number(watchdog.get('close_wait'))} CLOSE_WAIT",
     ]
     if evictions:
-        phrases.append("evicted: " + ", ".join(f"{count} {name}" for name, count in evictions.items()))
+        phrases.append("evicted: " + ", ".join(f"{number(count)} {name}" for name, count in evictions.items()))
     return Line("watchdog", tuple(phrases))
 
 
 def _refused(http: Status, rates: Mapping[str, float]) -> Line:
     """Say how many requests were refused with which status; nothing if none was."""
-    return Line("refused", tuple(f"{count} with {code}" for code, count in _counts(http.get("refusals")).items()))
+    return Line(
+        "refused", tuple(f"{number(count)} with {code}" for code, count in _counts(http.get("refusals")).items())
+    )
 
 
 def _counts(value: object) -> dict[str, int]:

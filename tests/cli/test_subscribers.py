@@ -213,7 +213,7 @@ def test_one_that_was_being_ended_is_ended_now(runner: CliRunner) -> None:
         result = runner.invoke(main, ["evict", "42", "--url", daemon.url])
 
     assert result.output == (
-        "ended: 42 ([2001:db8::1]:5, /srv/a ndjson sync=none), which was being ended already; not read: 1200 events\n"
+        "ended: 42 ([2001:db8::1]:5, /srv/a ndjson sync=none), which was being ended already; not read: 1 200 events\n"
     )
 
 

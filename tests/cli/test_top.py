@@ -57,6 +57,7 @@ class Desk:
         self.pid = 1
         self.published = 0
         self.is_away = False
+        self.upstream: dict[str, Any] = {}
         self.evicted: list[int] = []
         self.looks = 0
         self.url = ""
@@ -78,7 +79,8 @@ class Desk:
             return web.json_response({"evicted": found[0]})
         if request.path == "/-/status":
             broker = {"published_events": self.published, "subscribers": len(self.reports)}
-            return web.json_response({"version": "1", "pid": self.pid, "uptime_s": 1.0, "broker": broker})
+            status = {"version": "1", "pid": self.pid, "uptime_s": 1.0, "broker": broker}
+            return web.json_response(status | ({"upstream": self.upstream} if self.upstream else {}))
         self.looks += 1
         return web.json_response({"subscribers": self.reports})
 
@@ -245,6 +247,24 @@ async def test_what_steers_a_terminal_is_shown_and_does_not() -> None:
         assert screen.says(r"/a\x1b[31m[b]b")
         await screen.press("down", "e")
         assert screen.says(r"/a\x1b[31m[b]b")
+
+
+async def test_what_a_person_should_look_at_stands_out() -> None:
+    desk = Desk()
+    async with watching(desk) as screen:
+        desk.upstream = {"live": False, "trouble": "connection refused"}
+        await screen.look()
+
+        (line,) = [
+            strip for strip in screen.app.screen._compositor.render_strips() if "connection refused" in strip.text
+        ]
+        assert {segment.style.bold for segment in line if segment.style and segment.text.strip()} == {True}
+        desk.upstream["live"], desk.upstream["trouble"] = True, None
+        await screen.look()
+        (line,) = [
+            strip for strip in screen.app.screen._compositor.render_strips() if strip.text.startswith("upstream")
+        ]
+        assert {bool(segment.style.bold) for segment in line if segment.style} == {False}
 
 
 # --- keys

@@ -9,6 +9,7 @@ import contextlib
 import time
 from typing import ClassVar
 
+from rich.text import Text
 from textual import on, work
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
@@ -31,6 +32,7 @@ SHARE = 0.2
 SOON_S = 0.5
 # Seconds for which it is told what became of a key.
 SAID_S = 10.0
+TROUBLE = "bold red"
 # The lines of the head, by how much they are needed.
 RANKS = {name: at for at, name in enumerate(("events", "subscribers", "upstream", "log", "watchdog"))}
 
@@ -137,7 +139,9 @@ class Top(App[int]):
         room = min(len(lines), max(1, (height - 4) // 2))
         if room < len(lines):  # on a small terminal what does not change goes first
             lines = sorted(lines, key=lambda line: (not line.is_trouble, RANKS.get(line.name, len(RANKS))))[:room]
-        self._head.update("\n".join(line.shown(width) for line in lines))
+        self._head.update(
+            Text("\n").join(Text(line.shown(width), TROUBLE if line.is_trouble else "") for line in lines)
+        )
         said = self._sentence()
         self._said.update(columns.cut(printable(said), width))
         self._said.set_class(bool(said), "is-shown")
