@@ -14,7 +14,7 @@ from opencode_events.events import MAX_TYPE_CHARS
 from opencode_events.web.bodies import JSON, NDJSON
 from opencode_events.web.measures import PREFIX
 from opencode_events.web.operate import answer
-from opencode_events.web.schemas import CURSOR, SCHEMAS, Schema, array, obj, one_of, ref
+from opencode_events.web.schemas import CURSOR, SCHEMAS, TEXT, Schema, array, obj, one_of, ref
 
 OPENAPI = "3.2.0"  # the first that can say what the items of a stream are
 PROBLEM = "application/problem+json"
@@ -76,12 +76,14 @@ def describe(version: str, *, is_shield: bool, may_publish: bool, shown: Sequenc
     if shown:
         document["components"] = {"schemas": SCHEMAS, "securitySchemes": {name: SCHEMES[name] for name in shown}}
         document["security"] = [{name: []} for name in shown]
+        asked = {"schema": TEXT, "description": "What may be shown; a field for each way"}
+        challenge = {"description": "Nobody who may ask; no body", "headers": {"WWW-Authenticate": asked}}
         for path, methods in paths.items():
             for operation in methods.values():
                 if path == "/-/healthy":
                     operation["security"] = []
                 else:
-                    operation["responses"]["401"] = {"description": "Nobody who may ask; without a body or with one"}
+                    operation["responses"]["401"] = challenge
     return document
 
 
@@ -171,7 +173,10 @@ def _operation(name: str, summary: str, tags: list[str], *, problems: tuple[int,
     for status in (*ALWAYS, *problems):
         phrase = HTTPStatus(status).phrase
         responses[str(status)] = _content({PROBLEM: ref("Problem")}, phrase, retry=status in (429, 503))
-    responses["400"]["content"]["text/plain"] = {"schema": {"type": "string"}}  # to what is no HTTP, or too long a head
+    # What aiohttp says itself, before anything of ours is asked: to what is no HTTP, or has too long a field, and to
+    # an Expect that is not 100-continue.
+    responses["400"]["content"]["text/plain"] = {"schema": TEXT}
+    responses["417"] = _content({"text/plain": TEXT}, HTTPStatus.EXPECTATION_FAILED.phrase)
     return {"operationId": name, "summary": summary, "tags": tags, "responses": responses}
 
 

@@ -174,6 +174,35 @@ def test_only_what_is_locked_asks_for_a_key() -> None:
     assert "401" in locked["paths"]["/event"]["get"]["responses"]
 
 
+def test_what_is_answered_before_the_daemon_is_asked_is_described(server: Server) -> None:
+    document = server.client.get("/-/openapi.json").json
+    answers = [
+        server.client.send("GET", "/-/status", Expect="the best"),
+        server.client.send("GET", "/-/status", X_Long="x" * 20_000),
+    ]
+
+    assert [answer.status for answer in answers] == [417, 400]
+    for answer in answers:
+        described = document["paths"]["/-/status"]["get"]["responses"][str(answer.status)]
+        assert answer.head["Content-Type"].partition(";")[0] in described["content"]
+    server.complaints.lines.clear()
+
+
+def test_what_asks_for_a_password_is_described_as_it_is(serve: Callable[..., Server], tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens.toml"
+    tokens.touch(0o600)
+    tokens.write_text('[one]\ntoken = "0123456789abcdefghijkl"\nscopes = ["operate"]\n')
+    client = serve(tokens_file=str(tokens)).client
+    document = client.send("GET", "/-/openapi.json", Authorization="Bearer 0123456789abcdefghijkl").json
+    answer = client.get("/-/status")
+
+    assert (answer.status, answer.body) == (401, b"")
+    described = document["paths"]["/-/status"]["get"]["responses"]["401"]
+    assert "content" not in described
+    assert answer.head["WWW-Authenticate"].startswith("Bearer ")
+    assert described["headers"].keys() == {"WWW-Authenticate"}
+
+
 def test_every_part_that_is_referred_to_is_there() -> None:
     document = describe("1.2.3", is_shield=False, may_publish=True)
     asked = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)))
