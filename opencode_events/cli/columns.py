@@ -168,9 +168,12 @@ def held(report: Report) -> int:
 
 
 def queued(report: Report) -> str:
-    """Return what waits: events, and their bytes with those of the transport."""
+    """Return what waits: events, their bytes with those of the transport, and for how long the oldest has waited."""
     count = held(report)
-    return f"{number(report.get('queued_events'))}, {size(count)}" if count or report.get("queued_events") else "0"
+    if not count and not report.get("queued_events"):
+        return "0"
+    waited_s = report.get("queued_s")
+    return f"{number(report.get('queued_events'))}, {size(count)}" + (f", {duration(waited_s)}" if waited_s else "")
 
 
 def stream(report: Report) -> str:

@@ -73,6 +73,21 @@ def test_few_a_second_have_a_digit_more(per_s: float | None, text: str) -> None:
     assert columns.rate(per_s) == text
 
 
+@pytest.mark.parametrize(
+    ("report", "text"),
+    [
+        ({}, "0"),
+        ({"queued_events": 0, "queued_bytes": 0, "queued_s": 0.0, "transport_bytes": 0}, "0"),
+        ({"queued_events": 0, "transport_bytes": 2_000}, "0, 2 kB"),
+        ({"queued_events": 1_200, "queued_bytes": 3_000_000, "queued_s": 83.2}, "1 200, 3 MB, 1 min"),
+        ({"queued_events": 3, "queued_bytes": 300, "queued_s": None}, "3, 300 B"),
+    ],
+    ids=["unknown", "nothing", "in the transport", "for a minute", "nobody knows how long"],
+)
+def test_what_waits_is_told_with_how_long_it_has(report: dict[str, Any], text: str) -> None:
+    assert columns.queued(report) == text
+
+
 @pytest.mark.parametrize("report", [{}, {"id": "x", "selection": None, "evict_in_s": "soon", "open_s": "long"}])
 def test_whatever_a_daemon_answers_there_is_a_line(report: dict[str, Any]) -> None:
     assert all(column.show(report) for column in LIVE)

@@ -38,6 +38,7 @@ class Handle(msgspec.Struct, gc=False):
     open_s: float = 0.0
     queued_events: int = 0
     queued_bytes: int = 0
+    queued_s: float = 0.0
     transport_bytes: int = 0
     sent_events: int = 0
     sent_bytes: int = 0
