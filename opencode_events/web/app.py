@@ -77,7 +77,7 @@ def build_app(
         may_publish=shield is None or shield.allow_publish,
         shown=(*(() if credentials is None else ("basic", "auth_token")), *(() if tokens is None else ("bearer",))),
     )
-    parts = {**parts, "http": watched.statistics}
+    parts = {**parts, "http": watched.statistics, "memory": memory.statistics}
     operate = Operate(version, broker, parts, look, shield, memory)
     routes |= {
         "/-/": {"GET": Dashboard()},

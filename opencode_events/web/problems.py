@@ -25,6 +25,7 @@ SECURITY = {
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
 }
+PROBLEM = "application/problem+json"
 # What is not done for anybody new while memory is short; who operates is served, to see why.
 WORK: frozenset[Need] = frozenset({"subscribe", "publish", "upstream"})
 
@@ -33,7 +34,7 @@ def problem(status: int, title: str, detail: str, members: Mapping[str, object] 
     """Return a problem document. `members` are its extensions: `field`, `line`, `limit` and the like."""
     detail = detail.encode(errors="replace").decode()  # it may quote a path or a header, which hold any bytes
     document = {"type": "about:blank", "title": title, "status": status, "detail": detail, **(members or {})}
-    headers = {"Content-Type": "application/problem+json"}
+    headers = {"Content-Type": PROBLEM}
     return web.Response(status=status, body=msgspec.json.encode(document), headers=headers)
 
 
@@ -70,7 +71,8 @@ class Guard:
                     connection.active -= 1
                     connection.answered += 1
             if not response.prepared:  # a stream is, and what upstream answers
-                self._connections.note_answer(response.status)
+                if response.content_type == PROBLEM or response.status == HTTPStatus.UNAUTHORIZED:
+                    self._connections.note_answer(response.status)  # not that it is not ready: that was the question
                 self._cors.allow(request, response.headers)
                 for name, value in SECURITY.items():
                     response.headers.setdefault(name, value)

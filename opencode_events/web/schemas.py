@@ -114,7 +114,7 @@ SCHEMAS: Schema = {
     "Status": obj(
         {"version": TEXT, "pid": COUNT, "uptime_s": SECONDS},
         additionalProperties=ANY_OBJECT,
-        description="One object for each part: `broker`, `log`, `watchdog`, `loop`, and those of a shield.",
+        description="One object for each part: `broker`, `log`, `watchdog`, `loop`, `http`, `memory`; two of a shield.",
     ),
     "Subscriber": obj(
         {
