@@ -4,11 +4,14 @@ import json
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from opencode_events.cli.main import main
+from opencode_events.cli.tail import finder
+from opencode_events.statedir import StateDir
 from tests.cli.fakedaemon import Answer, FakeDaemon, problem, sse
 
 CONNECTED = b'retry: 1000\nid: 1-0\ndata: {"payload":{"type":"server.connected","properties":{}}}\n\n'
@@ -150,6 +153,49 @@ def test_a_url_that_is_none_is_told_in_one_line(runner: CliRunner, url: str) -> 
 
     assert result.exit_code == 2
     assert result.output.count("\n") == 1
+
+
+# --- where it is
+
+
+def test_the_daemon_of_the_state_directory_is_followed_to_another_port(state_dir: Path) -> None:
+    with StateDir(state_dir) as state:
+        state.announce("http://127.0.0.1:6", "1")
+        where = finder(None, None, None, "/event")
+        state.announce("http://127.0.0.1:7", "1")
+
+        assert where() == "http://127.0.0.1:7/event"
+    assert where() == "http://127.0.0.1:7/event", "it may come back"
+
+
+def test_a_url_that_was_given_stays(state_dir: Path) -> None:
+    where = finder("http://127.0.0.1:6/", None, None, "/event")
+    with StateDir(state_dir) as state:
+        state.announce("http://127.0.0.1:7", "1")
+
+        assert where() == "http://127.0.0.1:6/event"
+
+
+def test_whoever_was_not_found_there_is_not_looked_up_there_later(state_dir: Path) -> None:
+    where = finder(None, None, None, "/event")
+    with StateDir(state_dir) as state:
+        state.announce("http://127.0.0.1:7", "1")
+
+        assert where() == "http://127.0.0.1:4097/event", "another daemon has another log"
+
+
+def test_a_settings_file_that_is_spoiled_meanwhile_does_not_end_it(tmp_path: Path, state_dir: Path) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text("")
+    with StateDir(state_dir) as state:
+        state.announce("http://127.0.0.1:6", "1")
+        where = finder(None, config, None, "/event")
+        config.write_text("port = ")
+
+        assert where() == "http://127.0.0.1:6/event"
+
+
+# --- its end
 
 
 def test_ctrl_c_ends_it_with_130_and_no_traceback() -> None:
