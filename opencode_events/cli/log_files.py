@@ -7,7 +7,6 @@ events; else into the file, which no daemon can open meanwhile.
 import asyncio
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -83,18 +82,15 @@ def _of(directory: str) -> Callable[[Event], bool]:
 
 @contextlib.contextmanager
 def _written(file: str, log: Path) -> Iterator[BinaryIO]:
-    """Lend what is to be written to. When whoever reads it has had enough, the block ends there, and all is well."""
+    """Lend what is to be written to. Raises DaemonError for a file that cannot be."""
     if Path(file).resolve() in {Path(f"{log.resolve()}{suffix}") for suffix in ("", "-wal", "-shm")}:
         raise click.BadParameter("is the event log itself", param_hint="FILE")
+    if file == "-":
+        yield sys.stdout.buffer
+        return
     try:
-        if file == "-":
-            yield sys.stdout.buffer
-        else:
-            with Path(file).open("wb") as sink:
-                yield sink
-    except BrokenPipeError:
-        if file == "-":  # what is buffered still would be an error when Python ends
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with Path(file).open("wb") as sink:
+            yield sink
     except OSError as error:
         raise DaemonError(f"{file} cannot be written: {error.strerror or error}") from error
 

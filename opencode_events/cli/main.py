@@ -12,7 +12,7 @@ import click
 from click.shell_completion import get_completion_class
 
 from opencode_events import __version__
-from opencode_events.cli import settings_table
+from opencode_events.cli import output, settings_table
 from opencode_events.cli.background import restart, start, stop
 from opencode_events.cli.bench import bench
 from opencode_events.cli.exits import Exit
@@ -42,6 +42,8 @@ class Commands(click.Group):
         except OpencodeEventsError as error:
             click.echo(f"error: {error}", err=True)
             code = _exit_code(error)
+        except OSError as error:
+            code = output.failed(error)
         ctx.exit(code or Exit.OK)
 
 
