@@ -58,7 +58,7 @@ def publish(
         if file is None and sys.stdin.isatty():
             raise click.UsageError("give a FILE, - for standard input, or --type")
         answer = asyncio.run(post_recording(target, directory, file or sys.stdin.buffer))
-    click.echo(json.dumps(answer) if as_json else told(answer))
+    click.echo(json.dumps(answer, separators=(",", ":")) if as_json else told(answer))
 
 
 def _event(kind: str, properties: str) -> bytes:

@@ -52,6 +52,7 @@ def test_the_answer_can_be_had_as_json(runner: CliRunner) -> None:
         result = runner.invoke(main, ["publish", "--url", daemon.url, "--json"], input="{}\n")
 
     assert json.loads(result.output)["last"] == "a-2"
+    assert " " not in result.output, "as the daemon writes it"
 
 
 @pytest.mark.parametrize(
