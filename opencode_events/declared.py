@@ -55,7 +55,7 @@ def check_url(name: str, url: str, *, takes_path: bool = False) -> None:
         # A colon without a port is what is left where a shell's variable was empty.
         is_server = url.rstrip("/") == server.rstrip("/") and not parts.netloc.endswith(":") and "@" not in parts.netloc
     if not is_server:
-        raise SettingError(name, f"must be the URL of a server, as http://127.0.0.1:4096, not {url!r}")
+        raise SettingError(name, f"must be the URL of a server, http://host[:port], not {url!r}")
 
 
 def is_host(text: str) -> bool:
