@@ -37,7 +37,7 @@ BATCH_EVENTS = 500
 BATCH_BYTES = 1024 * 1024
 
 
-@click.command()
+@click.command(short_help="Write the events to a file, a line an event.")
 @click.argument("file", type=click.Path(dir_okay=False, allow_dash=True), default="-")
 @where_options
 @click.option(
@@ -95,7 +95,7 @@ def _written(file: str, log: Path) -> Iterator[BinaryIO]:
         raise DaemonError(f"{file} cannot be written: {error.strerror or error}") from error
 
 
-@click.command("import")
+@click.command("import", short_help="Publish such lines.")
 @click.argument("file", type=click.File("rb"))
 @where_options
 def import_(file: BinaryIO, config: Path | None, **flags: str | None) -> None:

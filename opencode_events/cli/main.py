@@ -6,6 +6,7 @@ on standard error and an exit code (the table is in `exits`):
 0 done · 1 failed · 2 usage or setting · 3 already running · 4 not running · 130 interrupted
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -31,7 +32,28 @@ COMPLETE_VAR = "_OPENCODE_EVENTS_COMPLETE"
 
 
 class Commands(click.Group):
-    """A group whose commands end with the documented exit codes, however they are invoked."""
+    """A group whose commands end with the documented exit codes, however they are invoked.
+
+    `--help` lists the commands of a section together.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._sections: dict[str, list[click.Command]] = {}
+
+    def add_section(self, title: str, summaries: Mapping[click.Command, str]) -> None:
+        """Add commands, each with the line that says what it is for."""
+        for command, summary in summaries.items():
+            command.short_help = summary
+            self.add_command(command)
+        self._sections[title] = list(summaries)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the sections."""
+        width = max((len(each.name or "") for section in self._sections.values() for each in section), default=0)
+        for title, commands in self._sections.items():
+            with formatter.section(title):
+                formatter.write_dl([(f"{each.name:<{width}}", each.short_help or "") for each in commands])
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; what it returns, if it returns something, is the exit code."""
@@ -60,7 +82,7 @@ def main() -> None:
     """The event stream of opencode: every subscriber gets every event, or is told; none costs more than its share."""
 
 
-@main.command()
+@click.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
     """Print the script that completes this command in a shell."""
@@ -69,21 +91,39 @@ def completion(shell: str) -> None:
     click.echo(cls(main, {}, PROGRAM, COMPLETE_VAR).source())
 
 
-for command in (
-    run,
-    start,
-    stop,
-    restart,
-    status,
-    subscribers,
-    evict,
-    publish,
-    tail,
-    top,
-    log,
-    bench,
-    check_config,
-    systemd,
-    settings_table.command,
-):
-    main.add_command(command)
+main.add_section(
+    "The daemon",
+    {
+        run: "Run it in the foreground.",
+        start: "Run it in the background; return when it answers.",
+        stop: "Tell its subscribers, and end it.",
+        restart: "Stop it, if it runs, and start it.",
+        check_config: "Check the settings, and show where each comes from.",
+        systemd: "Write, remove or show the unit files.",
+    },
+)
+main.add_section(
+    "Who is there",
+    {
+        status: "What the daemon does at the moment.",
+        subscribers: "Who is subscribed, and how each connection stands.",
+        top: "The same, live.",
+        evict: "End one subscriber.",
+    },
+)
+main.add_section(
+    "Events",
+    {
+        publish: "Publish a recording, or one event.",
+        tail: "Watch a stream; go on where it was cut.",
+        log: "Look into the event log's file, and tend it.",
+    },
+)
+main.add_section(
+    "Besides",
+    {
+        bench: "Measure a running daemon.",
+        completion: "Print the script that completes this command in a shell.",
+    },
+)
+main.add_command(settings_table.command)

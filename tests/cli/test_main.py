@@ -78,6 +78,18 @@ def test_every_command_has_help(runner: CliRunner) -> None:
         assert command.help, name
 
 
+@pytest.mark.parametrize("words", [[], ["log"]], ids=["all", "log"])
+def test_the_help_says_of_each_command_what_it_is_for(runner: CliRunner, words: list[str]) -> None:
+    listed = main.commands["log"] if words else main
+    assert isinstance(listed, click.Group)
+    told = runner.invoke(main, [*words, "--help"], terminal_width=80).output.splitlines()
+
+    for name, command in listed.commands.items():
+        lines = [line for line in told if line.startswith(f"  {name} ")]
+        assert len(lines) == (not command.hidden), name
+        assert not any(line.endswith("...") for line in lines), lines
+
+
 def test_the_documentation_names_every_command() -> None:
     text = (ROOT / "docs/cli.md").read_text()
 
