@@ -19,6 +19,7 @@ from opencode_events.cli.bench import bench
 from opencode_events.cli.exits import Exit
 from opencode_events.cli.log import log
 from opencode_events.cli.publish import publish
+from opencode_events.cli.render import printable
 from opencode_events.cli.serve import check_config, run
 from opencode_events.cli.status import status
 from opencode_events.cli.subscribers import evict, subscribers
@@ -62,7 +63,7 @@ class Commands(click.Group):
         except KeyboardInterrupt:
             code = Exit.INTERRUPTED
         except OpencodeEventsError as error:
-            click.echo(f"error: {error}", err=True)
+            click.echo("\n".join(map(printable, f"error: {error}".split("\n"))), err=True)  # may quote a stranger
             code = _exit_code(error)
         except OSError as error:
             code = output.failed(error)

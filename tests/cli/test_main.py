@@ -40,6 +40,7 @@ def group(effect: BaseException | int | None) -> click.Group:
         (0, Exit.OK, ""),
         (7, 7, ""),
         (errors.OpencodeEventsError("no"), Exit.FAILED, "error: no\n"),
+        (errors.OpencodeEventsError("a\nb\x1b[2J\r\x85c"), Exit.FAILED, "error: a\nb\\x1b[2J\\r\\x85c\n"),
         (errors.SettingError("port", "is bad", source="--port"), Exit.USAGE, "error: port (--port): is bad\n"),
         (errors.DaemonError("taken"), Exit.FAILED, "error: taken\n"),
         (errors.DaemonError("there", exit_code=statedir.ALREADY_RUNNING), Exit.ALREADY_RUNNING, "error: there\n"),
@@ -47,7 +48,7 @@ def group(effect: BaseException | int | None) -> click.Group:
         (KeyboardInterrupt(), Exit.INTERRUPTED, ""),
         (click.ClickException("what?"), Exit.FAILED, "Error: what?\n"),
     ],
-    ids=["nothing", "0", "7", "any", "setting", "daemon", "running", "not running", "Ctrl-C", "click's own"],
+    ids=["nothing", "0", "7", "any", "strange", "setting", "daemon", "running", "absent", "Ctrl-C", "click's own"],
 )  # fmt: skip
 def test_what_a_command_raises_becomes_a_sentence_and_a_code(
     runner: CliRunner, effect: BaseException | int | None, code: int, says: str
