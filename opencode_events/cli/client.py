@@ -143,6 +143,8 @@ async def refusal(response: aiohttp.ClientResponse, source_line: Callable[[int],
     phrase = response.reason or ""
     if response.status == 401:  # has no body that could say it
         phrase += f": {UNKNOWN if 'Authorization' in response.request_info.headers else UNASKED}"
+    elif 300 <= response.status < 400 and (place := response.headers.get("Location")):
+        phrase += f": it is at {place}"
     return Refused(describe(response.status, phrase, text, source_line))
 
 

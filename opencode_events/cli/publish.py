@@ -117,7 +117,10 @@ async def _post(
     try:
         async with (
             client.session() as session,
-            session.post(url + path, params=params, data=body, headers={"Content-Type": kind}) as response,
+            # Not to where a redirection leads: most of them have a client ask again with GET, and that is a stream.
+            session.post(
+                url + path, params=params, data=body, headers={"Content-Type": kind}, allow_redirects=False
+            ) as response,
         ):
             if response.status != 200:
                 raise await client.refusal(response, recording.source_line)

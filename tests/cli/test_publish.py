@@ -122,6 +122,15 @@ def test_nobody_there_is_4(runner: CliRunner) -> None:
     assert result.exit_code == 4
 
 
+def test_a_redirection_is_told_and_not_followed(runner: CliRunner) -> None:
+    """A client that is sent elsewhere asks there with GET, for most codes, and would wait for a stream to end."""
+    moved = Answer(status=301, kind="text/html", headers=(("Location", "/elsewhere"),))
+    with FakeDaemon(moved, Answer(stays_open=True)) as daemon:
+        result = runner.invoke(main, ["publish", "--url", daemon.url, "--type", "t"])
+
+    assert (result.exit_code, result.output) == (1, "error: HTTP 301 Moved Permanently: it is at /elsewhere\n")
+
+
 @pytest.mark.parametrize(
     "answer",
     [Answer(kind="text/html", pieces=(b"<html>",)), json_answer([]), Answer(is_cut=True, kind="application/json")],
