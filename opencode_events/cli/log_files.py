@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import aiohttp
 import click
 import structlog
 
@@ -125,12 +124,12 @@ def _post(url: str, settings: Settings, file: BinaryIO) -> dict[str, Any]:
 
 
 async def _log_of(url: str) -> str:
-    """Return the path of a daemon's log."""
+    """Return the path of a daemon's log. Raises what `client.ask` raises."""
+    status = json.loads(await client.ask(url, "/-/status"))
     try:
-        async with client.session() as session, session.get(f"{url}/-/status") as response:
-            return str((await response.json())["log"]["path"])
-    except (aiohttp.ClientError, ValueError, KeyError, TypeError) as error:
-        raise client.unreachable(url, error) from error
+        return str(status["log"]["path"])
+    except (KeyError, TypeError) as error:
+        raise client.Refused(f"{url}/-/status does not say where the log is") from error
 
 
 async def _write(path: Path, settings: Settings, file: BinaryIO) -> dict[str, Any]:
