@@ -56,7 +56,7 @@ async def follow(
                 has_answered = True
                 if response.status == 204:
                     return
-                if response.status >= 500:
+                if response.status >= 500 or response.status == 429:
                     asked_s, why = _retry_after(response), str(await client.refusal(response))
                 elif response.status != 200:
                     raise await client.refusal(response)

@@ -76,9 +76,10 @@ async def test_the_pause_grows_while_nothing_comes_and_shrinks_when_something_do
     assert told.pauses == [1.0, 2.0, 4.0, 1.0]
 
 
-async def test_a_busy_server_is_asked_again_when_it_says() -> None:
+@pytest.mark.parametrize("status", [503, 429], ids=["for all", "for this address"])
+async def test_a_busy_server_is_asked_again_when_it_says(status: int) -> None:
     busy = Answer(
-        status=503,
+        status=status,
         kind="application/problem+json",
         pieces=(b'{"detail":"10000 subscribers"}',),
         headers=(("Retry-After", "7"),),
