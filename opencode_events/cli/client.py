@@ -93,7 +93,8 @@ def trust(certificate: str | None) -> ssl.SSLContext:
         try:
             context.load_verify_locations(certificate)
         except (OSError, ssl.SSLError) as error:
-            raise DaemonError(f"{CERTIFICATE_VARIABLE}: {certificate} cannot be used: {error}") from error
+            why = error.strerror or error
+            raise DaemonError(f"{CERTIFICATE_VARIABLE}: {certificate} cannot be used: {why}") from error
         context.check_hostname = False
     return context
 
@@ -107,6 +108,9 @@ def reason(error: Exception) -> str:
     """Say in a few words why a connection could not be made, or broke."""
     if isinstance(error, aiohttp.InvalidURL):
         return "not a URL"
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        why = getattr(error.certificate_error, "verify_message", error.certificate_error)
+        return f"its certificate is not trusted ({why}), unless {CERTIFICATE_VARIABLE} names it"
     if isinstance(error, aiohttp.ClientConnectorError) and not isinstance(error.os_error, ssl.SSLError):
         number = error.os_error.errno or 0  # a resolver's are below 0, and have words of their own
         return os.strerror(number) if number > 0 else error.os_error.strerror or str(error.os_error)

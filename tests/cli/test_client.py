@@ -1,6 +1,8 @@
 """Which daemon a command talks to, and a refusal in one line."""
 
+import asyncio
 import json
+import re
 import ssl
 from pathlib import Path
 
@@ -187,3 +189,20 @@ def test_a_certificate_that_is_none_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(DaemonError, match=r"OPENCODE_EVENTS_TLS_CERT: .*none\.pem cannot be used"):
         client.trust(str(tmp_path / "none.pem"))
+
+
+def test_a_certificate_that_is_not_there_is_told_as_the_system_says_it() -> None:
+    with pytest.raises(DaemonError, match=r"TLS_CERT: /none cannot be used: No such file or directory$"):
+        client.trust("/none")
+
+
+async def test_a_certificate_that_nobody_vouches_for_is_told_with_what_to_do() -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(CERTIFICATE)
+    async with await asyncio.start_server(lambda *_: None, "127.0.0.1", 0, ssl=context) as server:
+        url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        with pytest.raises(DaemonError) as caught:
+            await client.ask(url, "/-/status")
+
+    why = re.escape(f"{url} cannot be reached: its certificate is not trusted (")
+    assert re.fullmatch(rf"{why}[^()]+\), unless OPENCODE_EVENTS_TLS_CERT names it", str(caught.value))
