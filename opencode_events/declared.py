@@ -4,6 +4,8 @@ What there is to be set stands in `settings`.
 """
 
 import dataclasses
+import ipaddress
+import re
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -41,15 +43,31 @@ class Checked:
                 raise SettingError(spec.name, f"must be at most {most:g}, not {value!r}")
 
 
-def check_url(name: str, url: str) -> None:
-    """Raise SettingError unless `url` is that of a server: `http://host[:port]`, with nothing behind it."""
+def check_url(name: str, url: str, *, takes_path: bool = False) -> None:
+    """Raise SettingError unless `url` is that of a server: `http://host[:port]`, with nothing behind it but a path."""
     try:
         parts = urlsplit(url)
-        is_server = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        is_server = parts.scheme in ("http", "https") and parts.port != 0 and is_host(parts.hostname or "")
     except ValueError:
         is_server = False
-    if not is_server or "@" in url or url.rstrip("/") != f"{parts.scheme}://{parts.netloc}":
-        raise SettingError(name, f"must be the URL of a server, as http://127.0.0.1:4096, not {url!r}")
+    if is_server:
+        server = f"{parts.scheme}://{parts.netloc}{parts.path if takes_path else ''}"
+        # A colon without a port is what is left where a shell's variable was empty.
+        is_server = url.rstrip("/") == server.rstrip("/") and not parts.netloc.endswith(":") and "@" not in parts.netloc
+    if not is_server:
+        raise SettingError(name, f"must be the URL of a server, http://host[:port], not {url!r}")
+
+
+def is_host(text: str) -> bool:
+    """Ask whether `text` can be a host's name or address. Whether there is one, only the network knows."""
+    try:
+        if ":" in text:
+            ipaddress.IPv6Address(text)
+            return True
+        text.encode("idna")  # as a resolver does it: no empty label, none over 63 characters
+    except ValueError:
+        return False
+    return re.fullmatch(r"[\w.-]+", text) is not None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -248,6 +248,16 @@ def test_what_was_chosen_is_not_decided_again() -> None:
         "http://h?x=1",
         "http://h:0",
         "http://h:x",
+        "http://h:",
+        "http://a b",
+        "http://a..b",
+        "http://a%20b",
+        "http://a<b>",
+        "http://*",
+        "http://a\\b",
+        f"http://{'x' * 64}.org",
+        "http://[::g]",
+        "http://h\n",
     ],
 )
 def test_an_upstream_is_a_server_and_nothing_more(url: str) -> None:
@@ -258,6 +268,17 @@ def test_an_upstream_is_a_server_and_nothing_more(url: str) -> None:
     assert repr(url) in str(caught.value)
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:4096", "http://localhost:4096/", "https://[::1]", "http://h"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:4096",
+        "http://localhost:4096/",
+        "https://[::1]",
+        "http://[fe80::1%25eth0]:4096",
+        "http://h",
+        "http://my_host.example.org.",
+        "http://b\u00fccher.example",
+    ],
+)
 def test_an_upstream_may_be_any_server(url: str) -> None:
     assert configuration.load({"upstream": url}, {}).relay.upstream == url

@@ -87,6 +87,8 @@ def bench(
     address = client.find_url(url, config, state_dir) or client.DEFAULT_URL
     if cpus:
         keep_on(cpus)
+    if (shown := client.authorization()) and not any(each.lower().startswith("authorization:") for each in headers):
+        headers += (f"Authorization: {shown}",)
     target = Target.parse(address, headers)
     try:
         told_pid = target.ask_pid()

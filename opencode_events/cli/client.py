@@ -12,6 +12,7 @@ import aiohttp
 from opencode_events import __version__, credentials, statedir
 from opencode_events.cli.exits import Exit
 from opencode_events.cli.options import only
+from opencode_events.declared import check_url
 from opencode_events.errors import DaemonError, OpencodeEventsError
 
 DEFAULT_URL = "http://127.0.0.1:4097"
@@ -19,6 +20,8 @@ CONNECT_S = 10.0
 ANSWER_S = 10.0
 CERTIFICATE_VARIABLE = "OPENCODE_EVENTS_TLS_CERT"  # the daemon's own setting
 TOKEN_VARIABLE = "OPENCODE_EVENTS_TOKEN"  # not an option: what stands in a command line is seen by everybody
+UNASKED = f"it wants a password, {credentials.PASSWORD_ENV}, or a token, {TOKEN_VARIABLE}, in the environment"
+UNKNOWN = "it wants another password or token than the one in the environment"
 COUNTS = ("accepted", "duplicates", "skipped")
 
 
@@ -29,40 +32,54 @@ class Refused(OpencodeEventsError):
 def find_url(url: str | None, config: Path | None, state_dir: str | None) -> str | None:
     """Return the daemon's URL without a slash at its end: the one given, else that of the state directory's daemon.
 
-    None when no URL was given and no daemon runs there.
+    None when no URL was given and no daemon runs there. Raises SettingError for a URL that is none.
     """
-    if url is None:
-        info = statedir.read(only(("state_dir",), config, {"state_dir": state_dir}).server.state_dir)
-        if info is None:
-            return None
-        url = info.url
-    return url.rstrip("/")
+    if url is not None:
+        check_url("url", url, takes_path=True)  # a proxy may have the daemon below one
+        return url.rstrip("/")
+    info = statedir.read(directory(config, state_dir))
+    return None if info is None else info.url.rstrip("/")
 
 
 def running_url(url: str | None, config: Path | None, state_dir: str | None) -> str:
     """Return the same. Raises DaemonError where `find_url` has None."""
     found = find_url(url, config, state_dir)
     if found is None:
-        raise DaemonError("not running", exit_code=Exit.NOT_RUNNING)
+        raise DaemonError(f"not running: nobody has {directory(config, state_dir)}", exit_code=Exit.NOT_RUNNING)
     return found
+
+
+def directory(config: Path | None, state_dir: str | None) -> Path:
+    """Return the state directory that was chosen."""
+    return only(("state_dir",), config, {"state_dir": state_dir}).server.state_dir
 
 
 def session() -> aiohttp.ClientSession:
     """Return a session without a deadline for the whole of a request: streams have none.
 
     Over HTTPS it trusts what the system trusts, and the certificate that the environment names for the daemon itself.
-    The password is the one that the daemon is given, too; a token wins over it. Raises SettingError when it cannot be
-    read.
+    Raises what `authorization` raises.
     """
-    held = credentials.load(only(("upstream_username", "upstream_password_file"), None, {}).relay, os.environ)
-    shown = {} if held is None else {"Authorization": held.authorization}
-    if token := os.environ.get(TOKEN_VARIABLE):
-        shown = {"Authorization": f"Bearer {token}"}
+    shown = authorization()
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(ssl=trust(os.environ.get(CERTIFICATE_VARIABLE))),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),
-        headers={"User-Agent": f"opencode-events/{__version__}", "Accept-Encoding": "identity", **shown},
+        headers={"User-Agent": f"opencode-events/{__version__}", "Accept-Encoding": "identity"}
+        | ({} if shown is None else {"Authorization": shown}),
     )
+
+
+def authorization() -> str | None:
+    """Return what a daemon is shown: the token of the environment, else the password that the daemon is given, too.
+
+    Raises SettingError when the password cannot be read, DaemonError for a token that cannot be sent.
+    """
+    if token := os.environ.get(TOKEN_VARIABLE):
+        if not (token.isascii() and token.isprintable()):
+            raise DaemonError(f"{TOKEN_VARIABLE}: is no token: it has what a header cannot have", exit_code=Exit.USAGE)
+        return f"Bearer {token}"
+    held = credentials.load(only(("upstream_username", "upstream_password_file"), None, {}).relay, os.environ)
+    return None if held is None else held.authorization
 
 
 def trust(certificate: str | None) -> ssl.SSLContext:
@@ -76,15 +93,28 @@ def trust(certificate: str | None) -> ssl.SSLContext:
         try:
             context.load_verify_locations(certificate)
         except (OSError, ssl.SSLError) as error:
-            raise DaemonError(f"{CERTIFICATE_VARIABLE}: {certificate} cannot be used: {error}") from error
+            why = error.strerror or error
+            raise DaemonError(f"{CERTIFICATE_VARIABLE}: {certificate} cannot be used: {why}") from error
         context.check_hostname = False
     return context
 
 
 def unreachable(url: str, error: Exception) -> DaemonError:
     """Return the error for a URL where nobody answers."""
-    reason = "not a URL" if isinstance(error, aiohttp.InvalidURL) else str(error) or type(error).__name__
-    return DaemonError(f"{url} cannot be reached: {reason}", exit_code=Exit.NOT_RUNNING)
+    return DaemonError(f"{url} cannot be reached: {reason(error)}", exit_code=Exit.NOT_RUNNING)
+
+
+def reason(error: Exception) -> str:
+    """Say in a few words why a connection could not be made, or broke."""
+    if isinstance(error, aiohttp.InvalidURL):
+        return "not a URL"
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        why = getattr(error.certificate_error, "verify_message", error.certificate_error)
+        return f"its certificate is not trusted ({why}), unless {CERTIFICATE_VARIABLE} names it"
+    if isinstance(error, aiohttp.ClientConnectorError) and not isinstance(error.os_error, ssl.SSLError):
+        number = error.os_error.errno or 0  # a resolver's are below 0, and have words of their own
+        return os.strerror(number) if number > 0 else error.os_error.strerror or str(error.os_error)
+    return str(error) or ("no answer in time" if isinstance(error, TimeoutError) else type(error).__name__)
 
 
 async def ask(url: str, path: str, method: str = "GET") -> str:
@@ -114,7 +144,12 @@ async def refusal(response: aiohttp.ClientResponse, source_line: Callable[[int],
         text = await response.text(errors="replace")
     except aiohttp.ClientError:
         text = ""
-    return Refused(describe(response.status, response.reason or "", text, source_line))
+    phrase = response.reason or ""
+    if response.status == 401:  # has no body that could say it
+        phrase += f": {UNKNOWN if 'Authorization' in response.request_info.headers else UNASKED}"
+    elif 300 <= response.status < 400 and (place := response.headers.get("Location")):
+        phrase += f": it is at {place}"
+    return Refused(describe(response.status, phrase, text, source_line))
 
 
 def describe(status: int, phrase: str, text: str, source_line: Callable[[int], int] = int) -> str:
@@ -130,7 +165,7 @@ def describe(status: int, phrase: str, text: str, source_line: Callable[[int], i
         where.append(f"line {source_line(line)}")
     if isinstance(index := problem.get("index"), int):
         where.append(f"item {index}")
-    if isinstance(field := problem.get("field"), str):
+    if isinstance(field := problem.get("field"), str) and not detail.startswith(f"{field} "):
         where.append(field)
     counts = ", ".join(f"{problem[name]} {name}" for name in COUNTS if isinstance(problem.get(name), int))
     return ": ".join([*where, detail]) + (f" (before that: {counts})" if counts else "")

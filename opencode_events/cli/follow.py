@@ -34,7 +34,7 @@ def delay_s(retry_s: float, failures: int, chance: float) -> float:
 
 async def follow(
     session: aiohttp.ClientSession,
-    url: str,
+    where: Callable[[], str],
     params: Sequence[tuple[str, str]],
     *,
     notify: Callable[[str], None],
@@ -43,19 +43,20 @@ async def follow(
 ) -> AsyncGenerator[list[ServerSentEvent]]:
     """Yield the events of a stream, as many at a time as have arrived, until the server refuses (204 ends quietly).
 
+    `where` returns the stream's URL, and is asked before each try: a daemon that was started again may be elsewhere.
     `notify` is told, in a sentence, of each interruption. Raises Refused for an answer that no second try would
     change, and DaemonError when nobody answers the first time.
     """
     last_id, retry_s, failures, has_answered = "", RETRY_S, 0, False
     while True:
-        parser = Parser(last_id)
+        url, parser = where(), Parser(last_id)
         asked_s, why = 0.0, "the stream ended"
         try:
             async with session.get(url, params=params, headers=_headers(last_id), timeout=TIMEOUT) as response:
                 has_answered = True
                 if response.status == 204:
                     return
-                if response.status >= 500:
+                if response.status >= 500 or response.status == 429:
                     asked_s, why = _retry_after(response), str(await client.refusal(response))
                 elif response.status != 200:
                     raise await client.refusal(response)
@@ -69,7 +70,7 @@ async def follow(
         except (aiohttp.ClientError, TimeoutError) as error:
             if not has_answered or isinstance(error, aiohttp.InvalidURL):
                 raise client.unreachable(url, error) from error
-            why = str(error) or type(error).__name__
+            why = client.reason(error)
         last_id, retry_s = parser.last_id, retry_s if parser.retry_s is None else parser.retry_s
         pause_s = max(asked_s, delay_s(retry_s, failures, chance()))
         failures += 1

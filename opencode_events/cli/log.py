@@ -50,7 +50,7 @@ def stat(as_json: bool, **where: Any) -> None:
         click.echo(f"{name:<{width}}  {_shown(getattr(summary, name))}")
 
 
-@log.command()
+@log.command(short_help="Delete the oldest events.")
 @where_options
 @click.option("--keep-events", type=click.IntRange(min=0), help="Delete all but the newest so many.")
 @click.option("--keep-days", type=float, help="Delete what is older than so many days.")
@@ -87,7 +87,7 @@ def trim(keep_events: int | None, keep_days: float | None, before: str | None, d
     click.echo(f"{deleted} events deleted")
 
 
-@log.command()
+@log.command(short_help="Look for what should not be.")
 @where_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def verify(as_json: bool, **where: Any) -> int:

@@ -7,13 +7,11 @@ events; else into the file, which no daemon can open meanwhile.
 import asyncio
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import aiohttp
 import click
 import structlog
 
@@ -38,7 +36,7 @@ BATCH_EVENTS = 500
 BATCH_BYTES = 1024 * 1024
 
 
-@click.command()
+@click.command(short_help="Write the events to a file, a line an event.")
 @click.argument("file", type=click.Path(dir_okay=False, allow_dash=True), default="-")
 @where_options
 @click.option(
@@ -83,23 +81,20 @@ def _of(directory: str) -> Callable[[Event], bool]:
 
 @contextlib.contextmanager
 def _written(file: str, log: Path) -> Iterator[BinaryIO]:
-    """Lend what is to be written to. When whoever reads it has had enough, the block ends there, and all is well."""
+    """Lend what is to be written to. Raises DaemonError for a file that cannot be."""
     if Path(file).resolve() in {Path(f"{log.resolve()}{suffix}") for suffix in ("", "-wal", "-shm")}:
         raise click.BadParameter("is the event log itself", param_hint="FILE")
+    if file == "-":
+        yield sys.stdout.buffer
+        return
     try:
-        if file == "-":
-            yield sys.stdout.buffer
-        else:
-            with Path(file).open("wb") as sink:
-                yield sink
-    except BrokenPipeError:
-        if file == "-":  # what is buffered still would be an error when Python ends
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with Path(file).open("wb") as sink:
+            yield sink
     except OSError as error:
         raise DaemonError(f"{file} cannot be written: {error.strerror or error}") from error
 
 
-@click.command("import")
+@click.command("import", short_help="Publish such lines.")
 @click.argument("file", type=click.File("rb"))
 @where_options
 def import_(file: BinaryIO, config: Path | None, **flags: str | None) -> None:
@@ -129,12 +124,12 @@ def _post(url: str, settings: Settings, file: BinaryIO) -> dict[str, Any]:
 
 
 async def _log_of(url: str) -> str:
-    """Return the path of a daemon's log."""
+    """Return the path of a daemon's log. Raises what `client.ask` raises."""
+    status = json.loads(await client.ask(url, "/-/status"))
     try:
-        async with client.session() as session, session.get(f"{url}/-/status") as response:
-            return str((await response.json())["log"]["path"])
-    except (aiohttp.ClientError, ValueError, KeyError, TypeError) as error:
-        raise client.unreachable(url, error) from error
+        return str(status["log"]["path"])
+    except (KeyError, TypeError) as error:
+        raise client.Refused(f"{url}/-/status does not say where the log is") from error
 
 
 async def _write(path: Path, settings: Settings, file: BinaryIO) -> dict[str, Any]:

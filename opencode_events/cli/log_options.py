@@ -28,7 +28,7 @@ def log_file(settings: Settings) -> Path:
     """Return the log's file, which need not be there. Raises SettingError for a log that has none."""
     path = logfile.locate(settings)
     if path is None:
-        raise SettingError("log_path", f"is {MEMORY}: such a log has no file and ends with its daemon")
+        raise SettingError("log_path", f"{MEMORY} has no file, and ends with its daemon")
     return path
 
 

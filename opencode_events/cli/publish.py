@@ -58,7 +58,7 @@ def publish(
         if file is None and sys.stdin.isatty():
             raise click.UsageError("give a FILE, - for standard input, or --type")
         answer = asyncio.run(post_recording(target, directory, file or sys.stdin.buffer))
-    click.echo(json.dumps(answer) if as_json else told(answer))
+    click.echo(json.dumps(answer, separators=(",", ":")) if as_json else told(answer))
 
 
 def _event(kind: str, properties: str) -> bytes:
@@ -117,7 +117,10 @@ async def _post(
     try:
         async with (
             client.session() as session,
-            session.post(url + path, params=params, data=body, headers={"Content-Type": kind}) as response,
+            # Not to where a redirection leads: most of them have a client ask again with GET, and that is a stream.
+            session.post(
+                url + path, params=params, data=body, headers={"Content-Type": kind}, allow_redirects=False
+            ) as response,
         ):
             if response.status != 200:
                 raise await client.refusal(response, recording.source_line)

@@ -5,7 +5,7 @@ import contextlib
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from opencode_events import wire
 from opencode_events.cli import client, render
 from opencode_events.cli.follow import follow
 from opencode_events.cli.options import setting_options, url_option
+from opencode_events.errors import OpencodeEventsError
 from opencode_events.sse import ServerSentEvent
 
 
@@ -57,13 +58,33 @@ def tail(
     color: bool | None,
 ) -> None:
     """Watch the events as they come, until Ctrl-C. A cut connection is made again, and goes on where it was."""
-    target = client.find_url(url, config, state_dir) or client.DEFAULT_URL
+    where = finder(url, config, state_dir, "/global/event" if directory is None else "/event")
     single = {"directory": directory, "sync": sync, "after": after, "on_overflow": on_overflow, "end": end}
     params = [(name, value) for name, value in single.items() if value is not None]
     for name, values in (("session", session), ("types", types), ("workspace", workspace)):
         params += [(name, value) for value in values]
     printer = Printer(as_json=as_json, control=control, count=count, color=_wants_color(color))
-    asyncio.run(_tail(target + ("/global/event" if directory is None else "/event"), params, printer))
+    asyncio.run(_tail(where, params, printer))
+
+
+def finder(url: str | None, config: Path | None, state_dir: str | None, path: str) -> Callable[[], str]:
+    """Return what tells the stream's URL at the moment.
+
+    Whoever was found by the state directory is looked up there anew: with `port=0` each start has another port. While
+    nobody is there, the last one may come back. Raises SettingError or DaemonError for what cannot be looked up now.
+    """
+    first = client.find_url(url, config, state_dir)
+    if url is not None or first is None:
+        return lambda: (first or client.DEFAULT_URL) + path
+    last = first
+
+    def where() -> str:
+        nonlocal last
+        with contextlib.suppress(OpencodeEventsError):
+            last = client.find_url(None, config, state_dir) or last
+        return last + path
+
+    return where
 
 
 class Printer:
@@ -117,11 +138,11 @@ def _wants_color(asked: bool | None) -> bool | None:
     return False if asked is None and os.environ.get("NO_COLOR") else asked
 
 
-async def _tail(url: str, params: Sequence[tuple[str, str]], printer: Printer) -> None:
+async def _tail(where: Callable[[], str], params: Sequence[tuple[str, str]], printer: Printer) -> None:
     """Print the stream until there is enough of it, or it is refused."""
     async with (
         client.session() as session,
-        contextlib.aclosing(follow(session, url, params, notify=printer.notify)) as batches,
+        contextlib.aclosing(follow(session, where, params, notify=printer.notify)) as batches,
     ):
         async for events in batches:
             printer.print(events, datetime.now().astimezone())

@@ -8,6 +8,8 @@ from click.testing import CliRunner, Result
 from opencode_events.bench.errors import BenchError
 from opencode_events.cli.bench import bench
 from tests.bench.conftest import Start
+from tests.cli.fakedaemon import FakeDaemon as Asked
+from tests.cli.fakedaemon import json_answer
 
 
 def measure(url: str, *arguments: str) -> Result:
@@ -96,3 +98,19 @@ def test_figures_that_need_the_process_are_missing_if_it_cannot_be_seen(start: S
 
     assert result.exit_code == 0
     assert " - " in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [([], "Bearer a-token"), (["--header", "authorization: Basic eA=="], "Basic eA==")],
+    ids=["the environment's", "one of its own"],
+)
+def test_a_daemon_is_shown_what_other_commands_show_it(
+    monkeypatch: pytest.MonkeyPatch, options: list[str], shown: str
+) -> None:
+    monkeypatch.setenv("OPENCODE_EVENTS_TOKEN", "a-token")
+    with Asked(json_answer({"pid": 1})) as daemon:
+        result = measure(daemon.url, "idle", *options)
+
+    assert result.exit_code != 0, "it has no further answer"
+    assert [request.headers["Authorization"] for request in daemon.asked[:1]] == [shown]

@@ -141,7 +141,7 @@ def test_a_file_that_is_no_log_of_ours_is_left_as_it_is(
 def test_a_log_in_memory_has_no_file(runner: CliRunner, state_dir: Path, command: list[str]) -> None:
     result = runner.invoke(main, ["log", *command, "--log-path", ":memory:"])
 
-    assert result.output == "error: log_path: is :memory:: such a log has no file and ends with its daemon\n"
+    assert result.output == "error: log_path: :memory: has no file, and ends with its daemon\n"
     assert result.exit_code == Exit.USAGE
 
 

@@ -22,7 +22,7 @@ from opencode_events.eventlog.sqlite import SqliteLog
 from opencode_events.events import Event
 from opencode_events.statedir import StateDir
 from tests.cli import logs
-from tests.cli.fakedaemon import Answer, FakeDaemon
+from tests.cli.fakedaemon import Answer, FakeDaemon, json_answer
 from tests.cli.logs import NAME
 from tests.clients import until
 from tests.samples import event, make, recorded, twin
@@ -382,12 +382,24 @@ def test_a_daemon_that_does_not_answer_yet_is_not_gone_behind(runner: CliRunner,
     assert not (state_dir / NAME).exists()
 
 
-def test_a_daemon_that_does_not_say_which_log_it_has_is_not_posted_to(runner: CliRunner, state_dir: Path) -> None:
-    with FakeDaemon(Answer(status=500, kind="text/plain")) as daemon, StateDir(state_dir) as state:
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (Answer(status=500, kind="text/plain"), "HTTP 500 Internal Server Error"),
+        (Answer(status=401, kind="text/plain"), "HTTP 401 Unauthorized: it wants a password"),
+        (json_answer({"log": {}}), "does not say where the log is"),
+    ],
+    ids=["broken", "locked", "a stranger"],
+)
+def test_a_daemon_that_does_not_say_which_log_it_has_is_not_posted_to(
+    runner: CliRunner, state_dir: Path, answer: Answer, says: str
+) -> None:
+    with FakeDaemon(answer) as daemon, StateDir(state_dir) as state:
         state.announce(daemon.url, "0")
         result = put(runner, text(event(1)), "--log-path", "elsewhere.sqlite3")
 
-    assert result.output.startswith(f"error: {daemon.url} cannot be reached: ")
+    assert says in result.output
+    assert result.exit_code == 1
     assert len(daemon.asked) == 1
 
 

@@ -40,6 +40,7 @@ def group(effect: BaseException | int | None) -> click.Group:
         (0, Exit.OK, ""),
         (7, 7, ""),
         (errors.OpencodeEventsError("no"), Exit.FAILED, "error: no\n"),
+        (errors.OpencodeEventsError("a\nb\x1b[2J\r\x85c"), Exit.FAILED, "error: a\nb\\x1b[2J\\r\\x85c\n"),
         (errors.SettingError("port", "is bad", source="--port"), Exit.USAGE, "error: port (--port): is bad\n"),
         (errors.DaemonError("taken"), Exit.FAILED, "error: taken\n"),
         (errors.DaemonError("there", exit_code=statedir.ALREADY_RUNNING), Exit.ALREADY_RUNNING, "error: there\n"),
@@ -47,7 +48,7 @@ def group(effect: BaseException | int | None) -> click.Group:
         (KeyboardInterrupt(), Exit.INTERRUPTED, ""),
         (click.ClickException("what?"), Exit.FAILED, "Error: what?\n"),
     ],
-    ids=["nothing", "0", "7", "any", "setting", "daemon", "running", "not running", "Ctrl-C", "click's own"],
+    ids=["nothing", "0", "7", "any", "strange", "setting", "daemon", "running", "absent", "Ctrl-C", "click's own"],
 )  # fmt: skip
 def test_what_a_command_raises_becomes_a_sentence_and_a_code(
     runner: CliRunner, effect: BaseException | int | None, code: int, says: str
@@ -76,6 +77,18 @@ def test_every_command_has_help(runner: CliRunner) -> None:
 
         assert result.exit_code == 0
         assert command.help, name
+
+
+@pytest.mark.parametrize("words", [[], ["log"]], ids=["all", "log"])
+def test_the_help_says_of_each_command_what_it_is_for(runner: CliRunner, words: list[str]) -> None:
+    listed = main.commands["log"] if words else main
+    assert isinstance(listed, click.Group)
+    told = runner.invoke(main, [*words, "--help"], terminal_width=80).output.splitlines()
+
+    for name, command in listed.commands.items():
+        lines = [line for line in told if line.startswith(f"  {name} ")]
+        assert len(lines) == (not command.hidden), name
+        assert not any(line.endswith("...") for line in lines), lines
 
 
 def test_the_documentation_names_every_command() -> None:

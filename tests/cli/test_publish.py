@@ -52,6 +52,7 @@ def test_the_answer_can_be_had_as_json(runner: CliRunner) -> None:
         result = runner.invoke(main, ["publish", "--url", daemon.url, "--json"], input="{}\n")
 
     assert json.loads(result.output)["last"] == "a-2"
+    assert " " not in result.output, "as the daemon writes it"
 
 
 @pytest.mark.parametrize(
@@ -119,6 +120,15 @@ def test_nobody_there_is_4(runner: CliRunner) -> None:
 
     assert result.output.startswith("error: http://127.0.0.1:1 cannot be reached: ")
     assert result.exit_code == 4
+
+
+def test_a_redirection_is_told_and_not_followed(runner: CliRunner) -> None:
+    """A client that is sent elsewhere asks there with GET, for most codes, and would wait for a stream to end."""
+    moved = Answer(status=301, kind="text/html", headers=(("Location", "/elsewhere"),))
+    with FakeDaemon(moved, Answer(stays_open=True)) as daemon:
+        result = runner.invoke(main, ["publish", "--url", daemon.url, "--type", "t"])
+
+    assert (result.exit_code, result.output) == (1, "error: HTTP 301 Moved Permanently: it is at /elsewhere\n")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """The daemon's answer, for a person and for a program."""
 
+from pathlib import Path
+
 from click.testing import CliRunner
 
 from opencode_events.cli.main import main
@@ -42,10 +44,10 @@ def test_a_program_gets_the_answer_as_it_is(runner: CliRunner) -> None:
     assert result.output == '{"b":1,\n"a":2.50}\n'
 
 
-def test_without_a_daemon_it_is_4(runner: CliRunner) -> None:
+def test_without_a_daemon_it_is_4(runner: CliRunner, state_dir: Path) -> None:
     result = runner.invoke(main, ["status"])
 
-    assert result.output == "error: not running\n"
+    assert result.output == f"error: not running: nobody has {state_dir}\n"
     assert result.exit_code == 4
 
 

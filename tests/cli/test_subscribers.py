@@ -1,5 +1,6 @@
 """Who is subscribed, for a person and for a program, and ending one by hand."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -236,10 +237,10 @@ def test_what_is_no_number_is_2(runner: CliRunner, number: str) -> None:
 
 
 @pytest.mark.parametrize("words", [["subscribers"], ["subscribers", "--closed", "--json"], ["evict", "1"]])
-def test_without_a_daemon_it_is_4(runner: CliRunner, words: list[str]) -> None:
+def test_without_a_daemon_it_is_4(runner: CliRunner, state_dir: Path, words: list[str]) -> None:
     result = runner.invoke(main, words)
 
-    assert (result.output, result.exit_code) == ("error: not running\n", 4)
+    assert (result.output, result.exit_code) == (f"error: not running: nobody has {state_dir}\n", 4)
     assert runner.invoke(main, [*words, "--url", "http://127.0.0.1:1"]).exit_code == 4
 
 

@@ -4,11 +4,14 @@ import json
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from opencode_events.cli.main import main
+from opencode_events.cli.tail import finder
+from opencode_events.statedir import StateDir
 from tests.cli.fakedaemon import Answer, FakeDaemon, problem, sse
 
 CONNECTED = b'retry: 1000\nid: 1-0\ndata: {"payload":{"type":"server.connected","properties":{}}}\n\n'
@@ -144,12 +147,55 @@ def test_a_strange_server_cannot_steer_the_terminal_with_it(runner: CliRunner, p
     assert result.stderr.removesuffix("\n").isprintable()
 
 
-@pytest.mark.parametrize("url", ["", "http://"], ids=["empty", "no host"])
+@pytest.mark.parametrize("url", ["", "http://", "http://a b"], ids=["empty", "no host", "no name"])
 def test_a_url_that_is_none_is_told_in_one_line(runner: CliRunner, url: str) -> None:
     result = runner.invoke(main, ["tail", f"--url={url}"])
 
-    assert result.exit_code == 4
+    assert result.exit_code == 2
     assert result.output.count("\n") == 1
+
+
+# --- where it is
+
+
+def test_the_daemon_of_the_state_directory_is_followed_to_another_port(state_dir: Path) -> None:
+    with StateDir(state_dir) as state:
+        state.announce("http://127.0.0.1:6", "1")
+        where = finder(None, None, None, "/event")
+        state.announce("http://127.0.0.1:7", "1")
+
+        assert where() == "http://127.0.0.1:7/event"
+    assert where() == "http://127.0.0.1:7/event", "it may come back"
+
+
+def test_a_url_that_was_given_stays(state_dir: Path) -> None:
+    where = finder("http://127.0.0.1:6/", None, None, "/event")
+    with StateDir(state_dir) as state:
+        state.announce("http://127.0.0.1:7", "1")
+
+        assert where() == "http://127.0.0.1:6/event"
+
+
+def test_whoever_was_not_found_there_is_not_looked_up_there_later(state_dir: Path) -> None:
+    where = finder(None, None, None, "/event")
+    with StateDir(state_dir) as state:
+        state.announce("http://127.0.0.1:7", "1")
+
+        assert where() == "http://127.0.0.1:4097/event", "another daemon has another log"
+
+
+def test_a_settings_file_that_is_spoiled_meanwhile_does_not_end_it(tmp_path: Path, state_dir: Path) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text("")
+    with StateDir(state_dir) as state:
+        state.announce("http://127.0.0.1:6", "1")
+        where = finder(None, config, None, "/event")
+        config.write_text("port = ")
+
+        assert where() == "http://127.0.0.1:6/event"
+
+
+# --- its end
 
 
 def test_ctrl_c_ends_it_with_130_and_no_traceback() -> None:
@@ -165,7 +211,7 @@ def test_ctrl_c_ends_it_with_130_and_no_traceback() -> None:
             assert child.stderr.read() == b""
 
 
-def test_a_reader_that_has_enough_ends_it_without_a_traceback() -> None:
+def test_a_reader_that_has_had_enough_ends_it_in_peace() -> None:
     flood = Answer(pieces=tuple(sse(number) * 50 for number in range(200)), stays_open=True)
     with FakeDaemon(flood) as daemon:
         command = [sys.executable, "-m", "opencode_events", "tail", "--json", "--url", daemon.url]
@@ -175,5 +221,5 @@ def test_a_reader_that_has_enough_ends_it_without_a_traceback() -> None:
             child.stdout.readline()
             child.stdout.close()
 
-            assert child.wait(20) == 1
-            assert b"Traceback" not in child.stderr.read()
+            assert child.wait(20) == 0
+            assert child.stderr.read() == b""
