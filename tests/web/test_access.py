@@ -193,6 +193,12 @@ NOT_SHOWN: dict[str, Callable[[], web.Request]] = {
     "another token": lambda: asked(target="/a?auth_token=eDp5"),
     "options": lambda: asked(method="OPTIONS"),
     "options of a page": lambda: asked(("Origin", "http://localhost:1"), method="OPTIONS"),
+    "a preflight with a body": lambda: asked(
+        ("Origin", "http://localhost:1"),
+        ("Access-Control-Request-Method", "PUT"),
+        ("Content-Length", "1000000"),
+        method="OPTIONS",
+    ),
     "a get like a preflight": lambda: asked(("Origin", "http://localhost:1"), ("Access-Control-Request-Method", "PUT")),
     "ready": lambda: asked(target="/-/ready"),
     "alive": lambda: asked(target="/-/healthy"),  # it is its route that needs nothing, not its name
