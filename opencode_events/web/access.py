@@ -27,6 +27,9 @@ OWN_SITES = frozenset({"same-origin", "none"})
 # What somebody must be allowed who asks for a path. `any`: whatever it is; `nothing`: that is where a load balancer
 # asks, which has no password, and learns nothing but that somebody is there.
 Need = Scope | Literal["any", "nothing"]
+# What may stand in Host (RFC 9110, section 7.2), but for names that neither DNS nor containers have: what nobody is
+# called by could be read as one name here, and as another elsewhere.
+AUTHORITY = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+(?:%[\w.~-]+)?\]|[\w-]+(?:\.[\w-]+)*\.?)(?::[0-9]*)?", re.ASCII)
 # The authority that a target begins with, if it is none of our paths (RFC 9112, section 3.2). Who puts a user before it
 # wants to be taken for another.
 TARGET = re.compile(r"(?![/*])(?:[^/?#]*://)?(?P<authority>[^/?#]*)")
@@ -144,7 +147,7 @@ class Access:
         if name == "localhost" or name.endswith(".localhost") or name in self._allowed_hosts:
             return True
         try:
-            ipaddress.ip_address(name.strip("[]"))
+            ipaddress.IPv6Address(name[1:-1]) if name.startswith("[") else ipaddress.IPv4Address(name)
         except ValueError:
             return False
         return True
@@ -172,15 +175,8 @@ def _plain(name: str) -> str:
 
 def host_of(authority: str) -> str | None:
     """Return the host of `host[:port]` in lower case, IPv6 in its brackets; None if it is no such text."""
-    name, colon, port = authority.rpartition(":")
-    if not colon or port.endswith("]"):
-        name, port = authority, ""
-    if port and not (port.isascii() and port.isdigit()):
-        return None
-    is_bracketed = name.startswith("[") and name.endswith("]")
-    if not name or (not is_bracketed and any(mark in name for mark in ":[]@/?#\\ \t")):
-        return None
-    return _plain(name) or None
+    found = AUTHORITY.fullmatch(authority)
+    return _plain(found["host"]) if found else None
 
 
 def is_same(origin: str, scheme: str, authority: str) -> bool:

@@ -21,7 +21,7 @@ from tests.servers import Server
 
 HELD = Credentials("opencode", "s3cret")
 CORS = Cors(frozenset(["https://dash.example"]))
-OPEN = Access(None, parse_hosts("Shield.example., box"), CORS)
+OPEN = Access(None, parse_hosts("Shield.example., box, my_box.example"), CORS)
 LOCKED = Access(HELD, parse_hosts("shield.example"), CORS)
 
 
@@ -49,6 +49,7 @@ def refused_for(request: web.Request, access: Access = OPEN) -> str | None:
     [
         "localhost", "LOCALHOST:4097", "localhost.", "a.localhost", "127.0.0.1:4097", "10.1.2.3", "[::1]", "[::1]:4097",
         "[fe80::1]:1", "shield.example", "SHIELD.example:443", "shield.example.:1", "box",
+        "[fe80::1%eth0]:1", "[::ffff:127.0.0.1]", "my_box.example",
     ],
 )  # fmt: skip
 def test_addresses_localhost_and_names_of_the_configuration_may_be_called(host: str) -> None:
@@ -61,7 +62,8 @@ def test_addresses_localhost_and_names_of_the_configuration_may_be_called(host: 
         "evil.example", "localhost.evil.example", "evillocalhost", "shield.example.evil", "sub.shield.example", "",
         "127.0.0.1.evil.example", "127.0.0.1:80:80", "localhost:", "localhost:x", "x@localhost", "localhost@evil",
         "localhost/evil", "localhost evil", "[::1", "::1", "[evil]", "[]", ":4097", "localhost:\u0661",
-        "127.1", "0x7f.1",
+        "127.1", "0x7f.1", "127.0.0.1\xa0", "[127.0.0.1]", "[::1].evil", "[::1]x", ".localhost", "a..localhost",
+        "localhost..", "localhost%00",
     ],
 )  # fmt: skip
 def test_by_another_name_nobody_may_call(host: str) -> None:
