@@ -11,6 +11,7 @@ import re
 from http import HTTPStatus
 from typing import Any, Literal
 
+import structlog
 from aiohttp import hdrs, web
 from yarl import URL
 
@@ -18,7 +19,10 @@ from opencode_events.credentials import Credentials
 from opencode_events.errors import Forbidden
 from opencode_events.preflight import is_preflight
 from opencode_events.tokens import EVERYTHING, Scope, Token, Tokens
+from opencode_events.web.connections import peer
 from opencode_events.web.cors import Cors
+
+log = structlog.get_logger()
 
 # What changes nothing (RFC 9110, section 9.2.1), and so may come from any page: it is CORS that keeps the answer.
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -89,6 +93,8 @@ class Access:
             return None
         token = self._identify(request)
         if token is None:
+            if hdrs.AUTHORIZATION in request.headers or "auth_token" in request.query:  # not who is yet to be asked
+                log.warning("login.failed", peer=peer(request.transport))
             return self._challenge()
         if need != "any" and need not in token.scopes:
             raise Forbidden(f"the token {token.name} is not for this: it has no scope {need}", field="Authorization")

@@ -10,6 +10,7 @@ from aiohttp.test_utils import make_mocked_request
 from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
+from structlog.testing import capture_logs
 
 from opencode_events.credentials import Credentials
 from opencode_events.errors import Forbidden
@@ -223,6 +224,22 @@ def test_who_does_not_is_answered_as_opencode_would(make: Callable[[], web.Reque
     assert response.status == 401
     assert response.headers["WWW-Authenticate"] == 'Basic realm="Secure Area"'
     assert response.body is None
+
+
+@pytest.mark.parametrize("name", ["another", "another token"])
+def test_a_wrong_one_is_told_and_not_what_it_was(name: str) -> None:
+    with capture_logs() as lines:
+        LOCKED.check(NOT_SHOWN[name]())
+
+    assert lines == [{"event": "login.failed", "log_level": "warning", "peer": "unknown"}]
+
+
+@pytest.mark.parametrize("make", [NOT_SHOWN["nothing"], *SHOWN.values()], ids=["nothing", *SHOWN.keys()])
+def test_who_shows_nothing_yet_or_what_is_right_has_not_failed(make: Callable[[], web.Request]) -> None:
+    with capture_logs() as lines:
+        LOCKED.check(make())
+
+    assert lines == []
 
 
 def test_a_load_balancer_is_asked_for_nothing() -> None:

@@ -112,6 +112,18 @@ def test_a_refusal_says_what_is_missing_and_not_the_token(client: Client) -> Non
     assert refused.json["field"] == "Authorization"
 
 
+def test_whose_token_is_none_of_ours_is_told_by_address(server: Server, client: Client) -> None:
+    wrong = "w" * 43
+
+    by_field = client.send("GET", "/-/status", Authorization=f"Bearer {wrong}")
+    by_query = client.get(f"/global/event?auth_token={wrong}")
+
+    assert (by_field.status, by_query.status) == (401, 401)
+    failed = server.told("login.failed")
+    assert [line["peer"].rpartition(":")[0] for line in failed] == ["127.0.0.1", "127.0.0.1"]
+    assert wrong not in repr(server.lines)
+
+
 def test_a_stream_takes_the_token_from_its_address(client: Client) -> None:
     stream = client.subscribe(f"/global/event?auth_token={TOKENS['reader']}")
 
