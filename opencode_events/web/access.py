@@ -11,6 +11,7 @@ import re
 from http import HTTPStatus
 from typing import Any, Literal
 
+import structlog
 from aiohttp import hdrs, web
 from yarl import URL
 
@@ -18,7 +19,10 @@ from opencode_events.credentials import Credentials
 from opencode_events.errors import Forbidden
 from opencode_events.preflight import is_preflight
 from opencode_events.tokens import EVERYTHING, Scope, Token, Tokens
+from opencode_events.web.connections import peer
 from opencode_events.web.cors import Cors
+
+log = structlog.get_logger()
 
 # What changes nothing (RFC 9110, section 9.2.1), and so may come from any page: it is CORS that keeps the answer.
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -27,6 +31,9 @@ OWN_SITES = frozenset({"same-origin", "none"})
 # What somebody must be allowed who asks for a path. `any`: whatever it is; `nothing`: that is where a load balancer
 # asks, which has no password, and learns nothing but that somebody is there.
 Need = Scope | Literal["any", "nothing"]
+# What may stand in Host (RFC 9110, section 7.2), but for names that neither DNS nor containers have: what nobody is
+# called by could be read as one name here, and as another elsewhere.
+AUTHORITY = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+(?:%[\w.~-]+)?\]|[\w-]+(?:\.[\w-]+)*\.?)(?::[0-9]*)?", re.ASCII)
 # The authority that a target begins with, if it is none of our paths (RFC 9112, section 3.2). Who puts a user before it
 # wants to be taken for another.
 TARGET = re.compile(r"(?![/*])(?:[^/?#]*://)?(?P<authority>[^/?#]*)")
@@ -86,6 +93,8 @@ class Access:
             return None
         token = self._identify(request)
         if token is None:
+            if hdrs.AUTHORIZATION in request.headers or "auth_token" in request.query:  # not who is yet to be asked
+                log.warning("login.failed", peer=peer(request.transport))
             return self._challenge()
         if need != "any" and need not in token.scopes:
             raise Forbidden(f"the token {token.name} is not for this: it has no scope {need}", field="Authorization")
@@ -144,7 +153,7 @@ class Access:
         if name == "localhost" or name.endswith(".localhost") or name in self._allowed_hosts:
             return True
         try:
-            ipaddress.ip_address(name.strip("[]"))
+            ipaddress.IPv6Address(name[1:-1]) if name.startswith("[") else ipaddress.IPv4Address(name)
         except ValueError:
             return False
         return True
@@ -172,15 +181,8 @@ def _plain(name: str) -> str:
 
 def host_of(authority: str) -> str | None:
     """Return the host of `host[:port]` in lower case, IPv6 in its brackets; None if it is no such text."""
-    name, colon, port = authority.rpartition(":")
-    if not colon or port.endswith("]"):
-        name, port = authority, ""
-    if port and not (port.isascii() and port.isdigit()):
-        return None
-    is_bracketed = name.startswith("[") and name.endswith("]")
-    if not name or (not is_bracketed and any(mark in name for mark in ":[]@/?#\\ \t")):
-        return None
-    return _plain(name) or None
+    found = AUTHORITY.fullmatch(authority)
+    return _plain(found["host"]) if found else None
 
 
 def is_same(origin: str, scheme: str, authority: str) -> bool:

@@ -10,6 +10,7 @@ from aiohttp.test_utils import make_mocked_request
 from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
+from structlog.testing import capture_logs
 
 from opencode_events.credentials import Credentials
 from opencode_events.errors import Forbidden
@@ -21,7 +22,7 @@ from tests.servers import Server
 
 HELD = Credentials("opencode", "s3cret")
 CORS = Cors(frozenset(["https://dash.example"]))
-OPEN = Access(None, parse_hosts("Shield.example., box"), CORS)
+OPEN = Access(None, parse_hosts("Shield.example., box, my_box.example"), CORS)
 LOCKED = Access(HELD, parse_hosts("shield.example"), CORS)
 
 
@@ -49,6 +50,7 @@ def refused_for(request: web.Request, access: Access = OPEN) -> str | None:
     [
         "localhost", "LOCALHOST:4097", "localhost.", "a.localhost", "127.0.0.1:4097", "10.1.2.3", "[::1]", "[::1]:4097",
         "[fe80::1]:1", "shield.example", "SHIELD.example:443", "shield.example.:1", "box",
+        "[fe80::1%eth0]:1", "[::ffff:127.0.0.1]", "my_box.example",
     ],
 )  # fmt: skip
 def test_addresses_localhost_and_names_of_the_configuration_may_be_called(host: str) -> None:
@@ -61,7 +63,8 @@ def test_addresses_localhost_and_names_of_the_configuration_may_be_called(host: 
         "evil.example", "localhost.evil.example", "evillocalhost", "shield.example.evil", "sub.shield.example", "",
         "127.0.0.1.evil.example", "127.0.0.1:80:80", "localhost:", "localhost:x", "x@localhost", "localhost@evil",
         "localhost/evil", "localhost evil", "[::1", "::1", "[evil]", "[]", ":4097", "localhost:\u0661",
-        "127.1", "0x7f.1",
+        "127.1", "0x7f.1", "127.0.0.1\xa0", "[127.0.0.1]", "[::1].evil", "[::1]x", ".localhost", "a..localhost",
+        "localhost..", "localhost%00",
     ],
 )  # fmt: skip
 def test_by_another_name_nobody_may_call(host: str) -> None:
@@ -193,6 +196,12 @@ NOT_SHOWN: dict[str, Callable[[], web.Request]] = {
     "another token": lambda: asked(target="/a?auth_token=eDp5"),
     "options": lambda: asked(method="OPTIONS"),
     "options of a page": lambda: asked(("Origin", "http://localhost:1"), method="OPTIONS"),
+    "a preflight with a body": lambda: asked(
+        ("Origin", "http://localhost:1"),
+        ("Access-Control-Request-Method", "PUT"),
+        ("Content-Length", "1000000"),
+        method="OPTIONS",
+    ),
     "a get like a preflight": lambda: asked(("Origin", "http://localhost:1"), ("Access-Control-Request-Method", "PUT")),
     "ready": lambda: asked(target="/-/ready"),
     "alive": lambda: asked(target="/-/healthy"),  # it is its route that needs nothing, not its name
@@ -215,6 +224,22 @@ def test_who_does_not_is_answered_as_opencode_would(make: Callable[[], web.Reque
     assert response.status == 401
     assert response.headers["WWW-Authenticate"] == 'Basic realm="Secure Area"'
     assert response.body is None
+
+
+@pytest.mark.parametrize("name", ["another", "another token"])
+def test_a_wrong_one_is_told_and_not_what_it_was(name: str) -> None:
+    with capture_logs() as lines:
+        LOCKED.check(NOT_SHOWN[name]())
+
+    assert lines == [{"event": "login.failed", "log_level": "warning", "peer": "unknown"}]
+
+
+@pytest.mark.parametrize("make", [NOT_SHOWN["nothing"], *SHOWN.values()], ids=["nothing", *SHOWN.keys()])
+def test_who_shows_nothing_yet_or_what_is_right_has_not_failed(make: Callable[[], web.Request]) -> None:
+    with capture_logs() as lines:
+        LOCKED.check(make())
+
+    assert lines == []
 
 
 def test_a_load_balancer_is_asked_for_nothing() -> None:

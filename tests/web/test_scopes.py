@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients import Answer, Client, dumps, envelope, lines, parse_head, payload, twin
+from tests.clients import Answer, Client, dumps, envelope, lines, parse_head, payload, twin, until
 from tests.servers import Server
 
 TOKENS = {name: f"{name}-" + "7" * 32 for name in ("reader", "writer", "operator", "team")}
@@ -110,6 +110,18 @@ def test_a_refusal_says_what_is_missing_and_not_the_token(client: Client) -> Non
 
     assert refused.json["detail"] == "the token reader is not for this: it has no scope operate"
     assert refused.json["field"] == "Authorization"
+
+
+def test_whose_token_is_none_of_ours_is_told_by_address(server: Server, client: Client) -> None:
+    wrong = "w" * 43
+
+    by_field = client.send("GET", "/-/status", Authorization=f"Bearer {wrong}")
+    by_query = client.get(f"/global/event?auth_token={wrong}")
+
+    assert (by_field.status, by_query.status) == (401, 401)
+    failed = server.told("login.failed")
+    assert [line["peer"].rpartition(":")[0] for line in failed] == ["127.0.0.1", "127.0.0.1"]
+    assert wrong not in repr(server.lines)
 
 
 def test_a_stream_takes_the_token_from_its_address(client: Client) -> None:
@@ -228,15 +240,36 @@ def test_the_operator_sees_what_bounds_a_stream_and_no_token(server: Server, cli
     assert [name for name, token in TOKENS.items() if token.encode() in shown] == []
 
 
-def test_whose_token_is_taken_away_is_ended_and_nobody_else(server: Server, client: Client, file: Path) -> None:
-    gone = client.subscribe("/global/event", f"Authorization: {bearer('team')}")
-    stays = client.subscribe("/global/event", f"Authorization: {bearer('reader')}")
+def take_away(server: Server, file: Path) -> None:
+    """Have the team's token be another one from now on."""
     file.write_text(FILE.replace('["/srv/team"]', '["/srv/team/sub"]'))
     tokens = server.keys.tokens
     assert tokens is not None
-
     server.call(lambda: server.revoke(tokens.reload()))
+
+
+def test_whose_token_is_taken_away_is_ended_and_nobody_else(server: Server, client: Client, file: Path) -> None:
+    gone = client.subscribe("/global/event", f"Authorization: {bearer('team')}")
+    stays = client.subscribe("/global/event", f"Authorization: {bearer('reader')}")
+
+    take_away(server, file)
 
     assert gone.rest()[-1].properties["reason"] == "operator"
     send(client, "writer", "POST", "/global/event", envelope(1))
     assert stays.frame().event == "evt_1"
+
+
+def test_an_upload_ends_with_its_token(server: Server, client: Client, file: Path) -> None:
+    head = (f"Content-Type: {NDJSON}", "Content-Length: 1000")
+    gone, stays = client.connect(), client.connect()
+    for sock, name in ((gone, "team"), (stays, "writer")):
+        begun = lines([envelope(name, "/srv/team")])
+        sock.sendall(client.request("/global/event", *head, f"Authorization: {bearer(name)}", method="POST") + begun)
+    until(lambda: server.call(lambda: server.broker.head_position) == 2)
+
+    take_away(server, file)
+
+    with pytest.raises(ConnectionResetError):
+        gone.recv(65_536)
+    stays.sendall(b" " * (1000 - len(begun)))
+    assert parse_head(stays.recv(65_536).partition(b"\r\n\r\n")[0]).status == 200
