@@ -64,7 +64,8 @@ class Server:
     """The daemon's parts, put together as `daemon` does it, on the loop called `loop_name` in a thread of its own.
 
     `send_buffer` is the SO_SNDBUF of each connection: a small one makes a client that does not read felt at once.
-    `make_runner` replaces the daemon's own.
+    `make_runner` replaces the daemon's own; `behind` is the server that it stands before, and `password` what everybody
+    has to show.
     """
 
     def __init__(
@@ -74,6 +75,8 @@ class Server:
         *,
         send_buffer: int = 0,
         make_runner: Callable[[web.Application], web.AppRunner] = build_runner,
+        behind: Behind | None = None,
+        password: str = "",
     ) -> None:
         self.settings = settings
         self.log_path = settings.server.state_dir / "events.sqlite3"
@@ -91,6 +94,8 @@ class Server:
         self._loop_name = loop_name
         self._send_buffer = send_buffer
         self._make_runner = make_runner
+        self._behind = behind or Behind()
+        self._environment = {"OPENCODE_SERVER_PASSWORD": password} if password else {}
         self._loop: asyncio.AbstractEventLoop
         self._over: asyncio.Event
         self._base: set[asyncio.Task[Any]] = set()
@@ -203,9 +208,9 @@ class Server:
         self._listeners = Listeners(self.settings, found, sockets.tls_context(self.settings.server))
         self.urls = [sockets.url(listener, "https" if self._listeners.tls else "http") for listener in found]
         eventlog = SqliteLog(self.log_path, self.settings.eventlog)
-        self.keys = keys.load(self.settings, {})
+        self.keys = keys.load(self.settings, self._environment)
         self.broker = Broker(self.settings.broker, eventlog, self._loop)
-        self._parts = Parts(self.settings, eventlog, self.broker, self.keys, Behind(), self._make_runner)
+        self._parts = Parts(self.settings, eventlog, self.broker, self.keys, self._behind, self._make_runner)
         self.patrol, self.lag, self.runner = self._parts.patrol, self._parts.lag, self._parts.runner
         self.web_connections, self.revoke = self._parts.connections, self._parts.revoke
         with contextlib.closing(eventlog):

@@ -21,8 +21,9 @@ from opencode_events.broker.lifecycle import Reason
 from opencode_events.broker.selection import Selection
 from opencode_events.broker.subscriber import Subscriber
 from opencode_events.eventlog.sqlite import SqliteLog
+from opencode_events.parts import Behind
 from opencode_events.settings import BrokerSettings, EventLogSettings, ServerSettings
-from opencode_events.web.app import build_app, build_runner
+from opencode_events.web.app import build_app
 from opencode_events.web.openapi import describe
 from opencode_events.web.shield import Shield
 from tests.servers import Server, settings
@@ -134,10 +135,7 @@ class Shielded(Server):
     """The web part of a daemon in front of a server that has nothing."""
 
     def __init__(self, state_dir: Path) -> None:
-        super().__init__(settings(state_dir), "uvloop", make_runner=self._shielded)
-
-    def _shielded(self, app: web.Application) -> web.AppRunner:
-        return build_runner(build_app(self.settings.server, self.broker, "1.2.3", {}, shield=shield()))
+        super().__init__(settings(state_dir), "uvloop", behind=Behind(shield=shield()))
 
 
 @pytest.mark.parametrize(

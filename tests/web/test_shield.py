@@ -11,10 +11,9 @@ from aiohttp import web
 
 from opencode_events import events
 from opencode_events.broker.announcement import Announcement
-from opencode_events.credentials import Credentials
 from opencode_events.errors import Busy
 from opencode_events.events import Event
-from opencode_events.web.app import build_app, build_runner
+from opencode_events.parts import Behind
 from opencode_events.web.shield import Shield, spelled_out
 from tests.clients import Client, dumps, envelope, until
 from tests.samples import make
@@ -23,7 +22,7 @@ from tests.servers import Server, settings
 STREAMS = ["/event", "/global/event"]
 
 
-class Behind:
+class Upstream:
     """A server behind, made up: where its directories lead, and what is wrong with it."""
 
     def __init__(self) -> None:
@@ -50,34 +49,17 @@ class Behind:
 class ShieldServer(Server):
     """The web part of a daemon that stands before `behind`."""
 
-    def __init__(self, state_dir: Path, behind: Behind, *, password: str = "", **changes: Any) -> None:
-        wanted = {"upstream": "http://127.0.0.1:4096"} | changes  # where nobody is asked
-        super().__init__(settings(state_dir, **wanted), "uvloop", make_runner=self._shielded)
-        self._behind = behind
-        self._credentials = Credentials("opencode", password) if password else None
-
-    def _shielded(self, app: web.Application) -> web.AppRunner:
+    def __init__(self, state_dir: Path, behind: Upstream, *, password: str = "", **changes: Any) -> None:
+        wanted = settings(state_dir, **{"upstream": "http://127.0.0.1:4096"} | changes)  # where nobody is asked
         shield = Shield(
-            pass_through=self._behind.pass_through,
-            find_directory=self._behind.find_directory,
-            trouble=lambda: self._behind.trouble,
-            is_locked_out=lambda: self._behind.is_locked_out,
-            announcements=lambda: self._behind.announcements,
-            allow_publish=self.settings.relay.allow_publish,
+            pass_through=behind.pass_through,
+            find_directory=behind.find_directory,
+            trouble=lambda: behind.trouble,
+            is_locked_out=lambda: behind.is_locked_out,
+            announcements=lambda: behind.announcements,
+            allow_publish=wanted.relay.allow_publish,
         )
-        return build_runner(
-            build_app(
-                self.settings.server,
-                self.broker,
-                "1.2.3",
-                {},
-                connections=self.web_connections,
-                access=self.settings.access,
-                credentials=self._credentials,
-                tokens=self.keys.tokens,
-                shield=shield,
-            )
-        )
+        super().__init__(wanted, "uvloop", behind=Behind(shield=shield), password=password)
 
     def happen(self, *some: Event) -> None:
         """Have events come from the server behind."""
@@ -89,12 +71,12 @@ class ShieldServer(Server):
 
 
 @pytest.fixture
-def behind() -> Behind:
-    return Behind()
+def behind() -> Upstream:
+    return Upstream()
 
 
 @pytest.fixture
-def shield(tmp_path: Path, behind: Behind) -> Iterator[Callable[..., ShieldServer]]:
+def shield(tmp_path: Path, behind: Upstream) -> Iterator[Callable[..., ShieldServer]]:
     """Start the web part before `behind`. Keywords are settings, and the password that is held."""
     started: list[ShieldServer] = []
 
@@ -126,7 +108,7 @@ def one(number: int, directory: str = "/srv/a", **more: Any) -> Event:
 # --- which instance
 
 
-def test_a_stream_of_no_directory_is_of_upstreams_own(server: ShieldServer, behind: Behind) -> None:
+def test_a_stream_of_no_directory_is_of_upstreams_own(server: ShieldServer, behind: Upstream) -> None:
     stream = server.client.subscribe("/event")
     server.happen(one(1), one(2, "/srv/own"))
 
@@ -140,7 +122,7 @@ def test_a_stream_of_no_directory_is_of_upstreams_own(server: ShieldServer, behi
     ids=["query", "header"],
 )
 def test_a_stream_is_of_the_directory_that_the_asked_one_leads_to(
-    server: ShieldServer, behind: Behind, target: str, fields: list[str]
+    server: ShieldServer, behind: Upstream, target: str, fields: list[str]
 ) -> None:
     stream = server.client.subscribe(target, *fields)
     server.happen(one(1, "/srv/link"), one(2, "/srv/a"))
@@ -150,7 +132,7 @@ def test_a_stream_is_of_the_directory_that_the_asked_one_leads_to(
     assert server.client.subscribers()[0]["selection"]["directory"] == "/srv/a"
 
 
-def test_the_global_stream_asks_for_no_directory(server: ShieldServer, behind: Behind) -> None:
+def test_the_global_stream_asks_for_no_directory(server: ShieldServer, behind: Upstream) -> None:
     stream = server.client.subscribe("/global/event?directory=/srv/link")
     server.happen(one(1), one(2, "/srv/b"))
 
@@ -158,7 +140,7 @@ def test_the_global_stream_asks_for_no_directory(server: ShieldServer, behind: B
     assert behind.asked == []
 
 
-def test_a_directory_that_cannot_be_told_is_refused_for_now(client: Client, behind: Behind) -> None:
+def test_a_directory_that_cannot_be_told_is_refused_for_now(client: Client, behind: Upstream) -> None:
     behind.error = Busy("upstream's own directory is not known yet", retry_after_s=1)
     answer = client.get("/event")
 
@@ -169,7 +151,7 @@ def test_a_directory_that_cannot_be_told_is_refused_for_now(client: Client, behi
     assert client.subscribers() == []
 
 
-def test_what_is_no_filter_is_refused_before_upstream_is_asked(client: Client, behind: Behind) -> None:
+def test_what_is_no_filter_is_refused_before_upstream_is_asked(client: Client, behind: Upstream) -> None:
     assert client.get("/event?sync=only").status == 400
     assert client.get("/event?end=never").status == 400
     assert behind.asked == []
@@ -255,7 +237,7 @@ def test_others_may_publish_where_the_setting_lets_them(shield: Callable[..., Sh
 # --- trouble
 
 
-def test_it_is_ready_when_upstream_is_heard(client: Client, behind: Behind) -> None:
+def test_it_is_ready_when_upstream_is_heard(client: Client, behind: Upstream) -> None:
     assert client.get("/-/ready").json == {"ready": True, "reasons": []}
     behind.trouble = "upstream is away: nobody answers"
     answer = client.get("/-/ready")
@@ -265,7 +247,7 @@ def test_it_is_ready_when_upstream_is_heard(client: Client, behind: Behind) -> N
     assert client.get("/-/healthy").status == 200
 
 
-def test_streams_are_served_while_upstream_is_away(server: ShieldServer, behind: Behind) -> None:
+def test_streams_are_served_while_upstream_is_away(server: ShieldServer, behind: Upstream) -> None:
     behind.trouble = "upstream is away: nobody answers"
     stream = server.client.subscribe("/global/event")
     server.happen(one(1))
@@ -274,7 +256,9 @@ def test_streams_are_served_while_upstream_is_away(server: ShieldServer, behind:
 
 
 @pytest.mark.parametrize("target", [*STREAMS, "/event?directory=/srv/a"])
-def test_no_stream_is_served_while_upstream_wants_a_password(server: ShieldServer, behind: Behind, target: str) -> None:
+def test_no_stream_is_served_while_upstream_wants_a_password(
+    server: ShieldServer, behind: Upstream, target: str
+) -> None:
     client = server.client
     stayed = client.subscribe(target)
     behind.is_locked_out, behind.trouble = True, "upstream is away: it wants a password"
@@ -400,7 +384,9 @@ def status(server: Server, method: str, target: str, token: str) -> int:
     return server.client.send(method, target, Authorization=f"Bearer {token}").status
 
 
-def test_a_directory_is_judged_as_it_is_asked_for_and_again_where_it_leads(held: ShieldServer, behind: Behind) -> None:
+def test_a_directory_is_judged_as_it_is_asked_for_and_again_where_it_leads(
+    held: ShieldServer, behind: Upstream
+) -> None:
     behind.directories |= {"/srv/a/link": "/srv/b", "/srv/a/x": "/srv/a/y"}
 
     assert status(held, "GET", "/event?directory=/srv/a/link", TEAM) == 403
@@ -468,7 +454,7 @@ def test_a_path_is_spelled_out_as_upstream_reads_it(path: str, expected: str) ->
 # --- behind a gap
 
 
-def test_a_fresh_global_stream_is_told_what_was_announced_a_moment_ago(server: ShieldServer, behind: Behind) -> None:
+def test_a_fresh_global_stream_is_told_what_was_announced_a_moment_ago(server: ShieldServer, behind: Upstream) -> None:
     """A client that lost its connection in the gap, and has no cursor, comes too late for the announcement itself."""
     behind.announcements = [Announcement(events.DISPOSED, {"directory": "/srv/a"}, "/srv/a")]
     cursor = server.head
@@ -483,7 +469,7 @@ def test_a_fresh_global_stream_is_told_what_was_announced_a_moment_ago(server: S
     assert [frame.type for frame in resumed.until("server.stream.live")] == ["server.stream.live"]
 
 
-def test_a_token_s_stream_is_told_of_its_own_directories_only(held: ShieldServer, behind: Behind) -> None:
+def test_a_token_s_stream_is_told_of_its_own_directories_only(held: ShieldServer, behind: Upstream) -> None:
     behind.announcements = [
         Announcement(events.DISPOSED, {"directory": directory}, directory) for directory in ("/srv/b", "/srv/a/x")
     ]
