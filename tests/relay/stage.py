@@ -27,6 +27,7 @@ DEADLINE_S = 20.0
 MAX_EVENT_BYTES = 64 * 1024
 
 Envelope = dict[str, Any]
+Lines = list[Any]  # what is logged
 
 
 async def until(condition: Callable[[], object], timeout_s: float = DEADLINE_S) -> None:
@@ -142,6 +143,11 @@ def kind_of(envelope: Mapping[str, Any]) -> str:
 
 def id_of(envelope: Mapping[str, Any]) -> str:
     return str(envelope.get("payload", envelope)["id"])
+
+
+def named(lines: Lines, event: str) -> Lines:
+    """Return the lines that tell of one kind of event."""
+    return [line for line in lines if line["event"] == event]
 
 
 def gaps(envelopes: Iterable[Envelope]) -> list[dict[str, Any]]:

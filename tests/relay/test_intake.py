@@ -11,7 +11,6 @@ from opencode_events.errors import LogUnavailable
 from opencode_events.eventlog.base import Aggregate
 from opencode_events.eventlog.sqlite import SqliteLog
 from opencode_events.events import GAP, Event
-from opencode_events.relay import patience
 from opencode_events.relay.intake import UNREADABLE, Intake
 from opencode_events.relay.spool import SpoolFull, SpoolUnreadable
 from opencode_events.settings import BrokerSettings, EventLogSettings, RelaySettings
@@ -22,11 +21,6 @@ from tests.relay.stage import until
 from tests.samples import event, twin
 
 LIMIT = 1000
-
-
-@pytest.fixture(autouse=True)
-def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "RETRY_S", 0.001)
 
 
 class Missed:

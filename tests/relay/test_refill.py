@@ -1,27 +1,14 @@
 """What was missed comes from upstream's history: all of it, where it belongs, however the history is told."""
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from opencode_events.broker.selection import Selection
 from opencode_events.events import GAP
-from opencode_events.relay import patience, refill
+from opencode_events.relay import refill
 from tests.relay.fake_upstream import EVENTS, HISTORY, FakeUpstream
 from tests.relay.stage import MAX_EVENT_BYTES, Stage, audit, gaps, id_of, kind_of, until
-
-
-@pytest.fixture(autouse=True)
-def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(refill, "RETRY_S", 0.01)
-    monkeypatch.setattr(patience, "RETRY_S", 0.01)
-
-
-@pytest.fixture
-async def fake() -> AsyncIterator[FakeUpstream]:
-    async with FakeUpstream() as started:
-        yield started
 
 
 async def gap(fake: FakeUpstream, stage: Stage) -> None:

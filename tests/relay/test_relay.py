@@ -3,44 +3,15 @@
 import asyncio
 import itertools
 import random
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 
 from opencode_events.broker.selection import Selection
 from opencode_events.events import DISPOSED, GAP
-from opencode_events.relay import patience, refill
 from tests.relay.fake_upstream import HISTORY, PATH, FakeUpstream
 from tests.relay.stage import Listener, Stage, audit, gaps, id_of, kind_of, until
-
-Lines = list[Any]
-
-
-@pytest.fixture(autouse=True)
-def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(refill, "RETRY_S", 0.01)
-    monkeypatch.setattr(patience, "RETRY_S", 0.01)
-
-
-@pytest.fixture
-def lines() -> Iterator[Lines]:
-    """What is logged."""
-    with capture_logs() as found:
-        yield found
-
-
-@pytest.fixture
-async def fake() -> AsyncIterator[FakeUpstream]:
-    async with FakeUpstream() as started:
-        yield started
-
-
-def named(lines: Lines, event: str) -> Lines:
-    return [line for line in lines if line["event"] == event]
-
 
 # --- the first connect
 

@@ -2,44 +2,15 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 
 from opencode_events.errors import LogUnavailable
 from opencode_events.eventlog.sqlite import SqliteLog
-from opencode_events.relay import patience, refill
 from opencode_events.settings import EventLogSettings
 from tests.relay.fake_upstream import EVENTS, HISTORY, FakeUpstream
-from tests.relay.stage import Stage, audit, id_of, until
-
-Lines = list[Any]
-
-
-@pytest.fixture(autouse=True)
-def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(refill, "RETRY_S", 0.01)
-    monkeypatch.setattr(patience, "RETRY_S", 0.01)
-
-
-@pytest.fixture
-def lines() -> Iterator[Lines]:
-    """What is logged."""
-    with capture_logs() as found:
-        yield found
-
-
-@pytest.fixture
-async def fake() -> AsyncIterator[FakeUpstream]:
-    async with FakeUpstream() as started:
-        yield started
-
-
-def named(lines: Lines, event: str) -> Lines:
-    return [line for line in lines if line["event"] == event]
-
+from tests.relay.stage import Lines, Stage, audit, id_of, named, until
 
 # --- the log
 

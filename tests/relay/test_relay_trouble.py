@@ -1,43 +1,14 @@
 """How a connection breaks, what is told of it, and what else upstream may say."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 
 from opencode_events.events import GAP
-from opencode_events.relay import patience, refill, relay
+from opencode_events.relay import relay
 from tests.clients import dumps
 from tests.relay.fake_upstream import EVENTS, FakeUpstream
-from tests.relay.stage import MAX_EVENT_BYTES, Stage, gaps, id_of, kind_of, until
-
-Lines = list[Any]
-
-
-@pytest.fixture(autouse=True)
-def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(refill, "RETRY_S", 0.01)
-    monkeypatch.setattr(patience, "RETRY_S", 0.01)
-
-
-@pytest.fixture
-def lines() -> Iterator[Lines]:
-    """What is logged."""
-    with capture_logs() as found:
-        yield found
-
-
-@pytest.fixture
-async def fake() -> AsyncIterator[FakeUpstream]:
-    async with FakeUpstream() as started:
-        yield started
-
-
-def named(lines: Lines, event: str) -> Lines:
-    return [line for line in lines if line["event"] == event]
-
+from tests.relay.stage import MAX_EVENT_BYTES, Lines, Stage, gaps, id_of, kind_of, named, until
 
 # --- trouble
 

@@ -15,12 +15,6 @@ from tests.relay.stage import until
 
 
 @pytest.fixture
-async def fake() -> AsyncIterator[FakeUpstream]:
-    async with FakeUpstream() as started:
-        yield started
-
-
-@pytest.fixture
 async def asked(fake: FakeUpstream) -> AsyncIterator[Upstream]:
     """What asks `fake`."""
     async with make(fake) as upstream:

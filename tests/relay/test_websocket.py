@@ -7,7 +7,6 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Callable
 
 import pytest
 from aiohttp.http_websocket import WS_KEY
@@ -16,9 +15,7 @@ from opencode_events.credentials import Credentials
 from opencode_events.relay import websocket
 from opencode_events.relay.websocket import MAX_MESSAGE_BYTES
 from tests.clients import LINGER_NONE, until
-from tests.relay.shield import Asked, Shield, Upstream, Wire, always, document, read_answer
-
-Start = Callable[..., tuple[Upstream, Shield]]
+from tests.relay.shield import Asked, Shield, Start, Wire, always, document, read_answer
 
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 KEY = base64.b64encode(bytes(16)).decode()
