@@ -88,7 +88,7 @@ NOT_BELOW_THE_BROKER = {"aiohttp", "aiohttp_sse", "sqlite3"}
 PURE = {
     "errors", "declared", "prefixes", "jsontext", "histogram", "cursor", "mint", "preflight", "twins", "events", "sse",
     "wire", "broker.selection", "broker.announcement", "broker.backlog", "broker.feed", "relay.headers",
-    "relay.jsonarray",
+    "relay.jsonarray", "relay.lifecycle",
     "relay.past", "broker.budget", "broker.tally", "broker.outbox", "broker.recent", "eventlog.epochs",
     "watchdog.classify", "watchdog.track",
 }  # fmt: skip

@@ -79,16 +79,6 @@ async def test_silence_is_an_end_and_a_heartbeat_is_none(fake: FakeUpstream, lin
         assert "no frame for 0.5 s" in lost["reason"]
 
 
-def test_pauses_grow_and_differ_and_have_a_limit() -> None:
-    for tries, (least, most) in enumerate([(1, 1.5), (2, 3), (4, 6), (8, 12), (16, 24), (20, 30), (20, 30)]):
-        pauses = [relay.pause_s(tries, 1.0, 30.0) for _ in range(200)]
-        assert least <= min(pauses) < max(pauses) <= most
-        assert max(pauses) - min(pauses) > (most - least) / 2
-    assert 20 <= relay.pause_s(10_000, 1.0, 30.0) <= 30
-    assert relay.pause_s(3, 5.0, 5.0) == 5.0
-    assert relay.pause_s(3, 5.0, 2.0) == 2.0
-
-
 async def test_tries_are_counted_from_the_last_time_that_it_was_heard(
     fake: FakeUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
