@@ -3,9 +3,10 @@
 It begins UNREACHED, and is AWAY whenever upstream was not had, or no more. A connection is SILENT until the first frame
 comes (`HEARD`): a server that has just opened its port takes requests, and answers some never. It is CATCHING_UP while
 the log is brought up to date and what came meanwhile is held. When the log has all of that, and the stream is still
-there, it has `CAUGHT_UP`, and is LIVE. `LOST` is the connection's end, or that of a try to have one, whoever brought it
-about, and may come in any state; `REFUSED` is the one that says that upstream wants a password which is not held.
-`STOP` is our own decision. Nothing leaves STOPPED.
+there, it has `CAUGHT_UP`, and is LIVE. A stream that has `ENDED` may leave something that the log does not take yet: it
+is ENDING, and nothing more will come of it. `LOST` is the end of the connection, or of a try to have one, whoever
+brought it about, and may come in any state; `REFUSED` is the one that says that upstream wants a password which is not
+held. `STOP` is our own decision. Nothing leaves STOPPED.
 
 Pure: who asks says what time it is.
 """
@@ -24,6 +25,7 @@ class State(Enum):
     SILENT = "silent"
     CATCHING_UP = "catching_up"
     LIVE = "live"
+    ENDING = "ending"
     STOPPED = "stopped"
 
 
@@ -33,6 +35,7 @@ class Signal(Enum):
     CONNECTED = "connected"
     HEARD = "heard"
     CAUGHT_UP = "caught_up"
+    ENDED = "ended"
     LOST = "lost"
     REFUSED = "refused"
     STOP = "stop"
@@ -46,7 +49,8 @@ TRANSITIONS = {
     State.LOCKED_OUT: {Signal.CONNECTED: State.SILENT, **ENDS},
     State.SILENT: {Signal.HEARD: State.CATCHING_UP, **ENDS},
     State.CATCHING_UP: {Signal.CAUGHT_UP: State.LIVE, **ENDS},
-    State.LIVE: ENDS,
+    State.LIVE: {Signal.ENDED: State.ENDING, **ENDS},
+    State.ENDING: ENDS,
     State.STOPPED: {Signal.STOP: State.STOPPED},
 }
 
@@ -74,14 +78,14 @@ class Life:
         self.trouble, self.tries = None, 0
         return now_s - self._away_since_s
 
-    def lose(self, reason: str, now_s: float, *, is_refused: bool = False) -> bool:
+    def lose(self, reason: str, now_s: float, signal: Signal = Signal.LOST) -> bool:
         """It is over, or was not to be had; returns whether that is the first time in this episode."""
-        was_live = self.state is State.LIVE
-        self.advance(Signal.REFUSED if is_refused else Signal.LOST)
+        before = self.state
+        self.advance(signal)
         is_news = self.trouble in (None, NOT_REACHED)
         self.trouble = f"upstream is away: {reason}"
-        if was_live:
+        if before is State.LIVE:
             self._away_since_s = now_s
-        else:
+        elif before is not State.ENDING:
             self.tries += 1
         return is_news

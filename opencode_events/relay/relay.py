@@ -31,6 +31,8 @@ from opencode_events.settings import RelaySettings
 
 log = structlog.get_logger()
 
+ENDED = "it ended the stream"
+
 
 class Relay:
     """Feeds `broker` with the events of `upstream`.
@@ -84,7 +86,7 @@ class Relay:
                 try:
                     await self._hold()
                 except RequestError as error:
-                    self._lost(error)
+                    self._lost(error, Signal.REFUSED if isinstance(error, UpstreamLocked) else Signal.LOST)
                 await asyncio.sleep(pause_s(self._life.tries, least_s, most_s))
         finally:
             self._life.advance(Signal.STOP)
@@ -102,8 +104,8 @@ class Relay:
             )
             heard = asyncio.Event()
             reader = self._reader = asyncio.create_task(self._read(stream, heard), name="relay-read")
-            reader.add_done_callback(lambda _: self._intake.wake())
             reader.add_done_callback(lambda _: heard.set())
+            reader.add_done_callback(self._ended)
             try:
                 await heard.wait()
                 if not reader.done():
@@ -115,7 +117,7 @@ class Relay:
                 reader.cancel()
                 await asyncio.gather(reader, return_exceptions=True)
                 self._intake.firsts = None
-        raise UpstreamAway("it ended the stream")
+        raise UpstreamAway(ENDED)
 
     async def _read(self, stream: EventStream, heard: asyncio.Event) -> None:
         """Put every frame into the intake. Waits for nothing but upstream; raises when that is over, and lets it go.
@@ -133,6 +135,12 @@ class Relay:
             raise UpstreamAway(f"more is held of it than may be: {error}") from error
         finally:
             stream.close()
+
+    def _ended(self, reader: "asyncio.Task[None]") -> None:
+        """Nothing more comes of this connection. What it brought is appended yet, however long that takes."""
+        self._intake.wake()
+        if self._life.state is State.LIVE and not reader.cancelled():
+            self._lost(reader.exception() or UpstreamAway(ENDED), Signal.ENDED)
 
     async def _append_past(self, batch: Sequence[Event]) -> int:
         self._resync.note(event.directory for event in batch)
@@ -167,9 +175,9 @@ class Relay:
             if event.type == DISPOSED:
                 self.directories.forget(event.directory)
 
-    def _lost(self, error: RequestError) -> None:
+    def _lost(self, error: BaseException, signal: Signal) -> None:
         """Note why there is no connection, and say so once per episode."""
-        if self._life.lose(str(error), time.monotonic(), is_refused=isinstance(error, UpstreamLocked)):
+        if self._life.lose(str(error), time.monotonic(), signal):
             log.warning("relay.lost", upstream=self._settings.upstream, reason=str(error))
 
     # --- what others ask

@@ -15,6 +15,7 @@ from opencode_events.relay.lifecycle import ENDS, NOT_REACHED, TRANSITIONS, Life
         (State.LOCKED_OUT, Signal.CONNECTED, State.SILENT),
         (State.SILENT, Signal.HEARD, State.CATCHING_UP),
         (State.CATCHING_UP, Signal.CAUGHT_UP, State.LIVE),
+        (State.LIVE, Signal.ENDED, State.ENDING),
         (State.STOPPED, Signal.STOP, State.STOPPED),
     ],
     ids=lambda value: value.value,
@@ -26,7 +27,7 @@ def test_a_signal_leads_from_one_state_to_another(state: State, signal: Signal, 
 def test_there_is_no_other_way_than_these_and_an_end() -> None:
     onward = {(state, signal) for state, row in TRANSITIONS.items() for signal in row.keys() - ENDS.keys()}
 
-    assert len(onward) == 5
+    assert len(onward) == 6
     assert TRANSITIONS.keys() == set(State)
     assert {state for state, row in TRANSITIONS.items() if ENDS.items() <= row.items()} == set(State) - {State.STOPPED}
 
@@ -70,6 +71,18 @@ def test_how_long_it_was_away_counts_from_the_loss_of_a_live_connection() -> Non
     assert (life.trouble, life.tries) == (None, 0)
 
 
+def test_a_stream_that_ended_is_away_from_then_on_and_lost_later_without_more_ado() -> None:
+    life = live()
+
+    assert life.lose("it ended", 10.0, Signal.ENDED)
+    assert life.trouble == "upstream is away: it ended"
+    assert not life.lose("it ended", 50.0)
+    assert (life.state, life.tries) == (State.AWAY, 0)
+    life.advance(Signal.CONNECTED)
+    life.advance(Signal.HEARD)
+    assert life.recover(51.0) == 41.0
+
+
 def test_an_upstream_that_was_never_there_is_away_since_the_start() -> None:
     life = Life(3.0)
 
@@ -81,8 +94,8 @@ def test_an_upstream_that_was_never_there_is_away_since_the_start() -> None:
 
 def test_who_is_locked_out_is_so_until_something_else_happens() -> None:
     life, states = Life(0.0), []
-    for number, is_refused in enumerate([True, True, False]):
-        life.lose("it wants a password" if is_refused else "nobody listens", number, is_refused=is_refused)
+    for signal in (Signal.REFUSED, Signal.REFUSED, Signal.LOST):
+        life.lose("whatever", 1.0, signal)
         states.append(life.state)
 
     assert states == [State.LOCKED_OUT, State.LOCKED_OUT, State.AWAY]
@@ -119,13 +132,17 @@ class AnyLife(RuleBasedStateMachine):
         assert self.life.recover(self.now_s) == self.now_s - self.live_until_s
         self.live_until_s, self.told, self.failed = self.now_s, 0, 0
 
-    @precondition(lambda self: self.life.state is not State.STOPPED)
-    @rule(is_refused=st.booleans())
-    def lose(self, is_refused: bool) -> None:
-        self.failed += self.life.state is not State.LIVE
-        self.told += self.life.lose("it is gone", self.now_s, is_refused=is_refused)
-        assert self.told == 1
-        assert self.life.state is ENDS[Signal.REFUSED if is_refused else Signal.LOST]
+    @rule(signal=st.sampled_from([Signal.LOST, Signal.REFUSED, Signal.ENDED]))
+    def lose(self, signal: Signal) -> None:
+        before = self.life.state
+        try:
+            is_news = self.life.lose("it is gone", self.now_s, signal)
+        except KeyError:
+            assert self.life.state is before
+        else:
+            self.failed += before not in (State.LIVE, State.ENDING)
+            self.told += is_news
+            assert self.told == 1
 
     @precondition(lambda self: self.told > 5 or self.failed > 5)  # or nothing much would come before it
     @rule()

@@ -90,6 +90,27 @@ async def test_upstream_is_let_go_when_more_would_have_to_be_held(
         assert "more is held" in lost["reason"]
 
 
+async def test_an_upstream_that_goes_while_the_log_takes_nothing_is_away_at_once(
+    fake: FakeUpstream, stubborn: StubbornLog, lines: Lines
+) -> None:
+    async with Stage(fake, eventlog=stubborn) as stage:
+        await stage.live()
+        stubborn.refuses = True
+        fake.durable()
+        await until(lambda: stage.statistic("held_bytes") or stage.statistic("frames") == 3)
+        fake.end()
+        await until(lambda: stage.relay.trouble is not None, 2.0)
+        assert stage.relay.trouble == "upstream is away: it ended the stream"
+        assert stage.statistic("live") is False
+        assert fake.count(EVENTS) == 1
+        stubborn.refuses = False
+        await stage.settled(fake.memory)
+        await stage.live()
+
+        audit(await stage.logged(), fake.memory)
+        assert [line["reason"] for line in named(lines, "relay.lost")] == ["it ended the stream"]
+
+
 @pytest.mark.parametrize("is_first", [True, False], ids=["first", "again"])
 async def test_a_log_that_takes_nothing_keeps_the_relay_from_nothing(
     fake: FakeUpstream, stubborn: StubbornLog, is_first: bool
