@@ -35,13 +35,18 @@ class Gaps:
         self._refill = refill
         self._resync = resync
         self._clock = clock
-        self._known_until_ms = broker.newest_ms  # until when nothing is missing; None: not known
+        self._heard_ms: int | None = None  # when upstream last said something
+        self._whole_ms = broker.newest_ms  # until when nothing is missing; None: not known
         self.count = 0
         self.refilled = 0
 
+    def note_heard(self) -> None:
+        """Upstream has said something just now."""
+        self._heard_ms = self._now_ms()
+
     def note_whole(self) -> None:
-        """Nothing is missing now."""
-        self._known_until_ms = self._now_ms()
+        """The log has all that was heard, and nothing is missing before it."""
+        self._whole_ms = self._heard_ms
 
     async def close_first(self, is_over: Callable[[], bool]) -> bool:
         """Bring the log up to where the held frames begin; False if upstream went before that could be done."""
@@ -52,7 +57,7 @@ class Gaps:
         if refilled is None and is_over():
             return False
         self._intake.firsts = None
-        if not is_first or self._known_until_ms is not None:
+        if not is_first or self._whole_ms is not None:
             await self._mark(refilled or 0)
         else:  # for whoever was here before upstream
             self._broker.announce_resync()
@@ -60,7 +65,6 @@ class Gaps:
 
     async def close_another(self) -> None:
         """Fetch what an event shows to be missing, although the connection has held."""
-        self.note_whole()
         await self._mark(await self._fetch({}) or 0)
 
     async def _fetch(self, firsts: Mapping[str, int]) -> int | None:
@@ -79,7 +83,7 @@ class Gaps:
         self.count += 1
         self.refilled += refilled
         self._resync.note_gap()
-        from_ms, to_ms = self._known_until_ms, self._now_ms()
+        from_ms, to_ms = self._whole_ms, self._now_ms()
         await self._intake.append([events.gap(from_ms, to_ms, refilled)])
         log.info("relay.gap_logged", from_ms=from_ms, to_ms=to_ms, refilled=refilled)
 

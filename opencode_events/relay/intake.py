@@ -66,6 +66,11 @@ class Intake:
         """Bytes that wait."""
         return self._spool.held_bytes
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether `pump` waits for more: all that was put is in the log."""
+        return not self._filled.is_set()
+
     def put(self, data: bytes) -> None:
         """Take one frame's data, or UNREADABLE. Raises SpoolFull, with what was put before kept."""
         self._spool.append(data)

@@ -126,11 +126,12 @@ class Relay:
         """
         try:
             while frames := await stream.read():
+                if self._life.state is State.LIVE and self._intake.is_idle:
+                    self._gaps.note_whole()
+                self._gaps.note_heard()
                 for frame in frames:
                     self._intake.put(UNREADABLE if frame.is_cut else frame.data)
                 heard.set()
-                if self._life.state is State.LIVE:
-                    self._gaps.note_whole()
         except SpoolFull as error:
             raise UpstreamAway(f"more is held of it than may be: {error}") from error
         finally:
@@ -150,14 +151,15 @@ class Relay:
         """Append what is held, have clients look anew, and append what comes until the connection is over."""
         intake = self._intake
         await intake.pump(lambda: True, self._taken)
+        self._gaps.note_whole()
         self.directories.forget()
         boots = asyncio.create_task(self.directories.boot(self._broker.directories()), name="relay-boot")
-        self._gaps.note_whole()
         if not (reader.done() or stream.is_over):
             away_s = self._life.recover(time.monotonic())
             log.info("relay.live", upstream=self._settings.upstream, away_s=round(away_s, 3))
         try:
             await intake.pump(reader.done, self._taken)
+            self._gaps.note_whole()
         finally:
             boots.cancel()
             await asyncio.gather(boots, return_exceptions=True)

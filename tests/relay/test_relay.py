@@ -124,6 +124,21 @@ async def test_what_was_missed_stands_before_the_mark_and_what_was_held_behind_i
         audit(stayed.envelopes, fake.memory)
 
 
+async def test_a_gap_in_the_stream_itself_begins_when_nothing_was_missing_yet(fake: FakeUpstream) -> None:
+    now_s = 100.0
+    async with Stage(fake, clock=lambda: now_s) as stage:
+        await stage.live()
+        fake.durable()
+        await stage.settled(fake.memory)
+        now_s = 200.0
+        fake.memory.note("ses_1", "message.updated", {})
+        fake.durable()
+        await stage.settled(fake.memory)
+
+        audit(await stage.logged(), fake.memory)
+        assert gaps(await stage.logged()) == [{"from": 100_000, "to": 200_000, "refilled": 4}]
+
+
 async def test_behind_a_gap_global_streams_are_told_to_look_anew_and_none_ends(fake: FakeUpstream) -> None:
     async with Stage(fake) as stage:
         await stage.live()

@@ -10,7 +10,7 @@ from opencode_events.errors import LogUnavailable
 from opencode_events.eventlog.sqlite import SqliteLog
 from opencode_events.settings import EventLogSettings
 from tests.relay.fake_upstream import EVENTS, HISTORY, FakeUpstream
-from tests.relay.stage import Lines, Stage, audit, id_of, named, until
+from tests.relay.stage import Lines, Stage, audit, gaps, id_of, named, until
 
 # --- the log
 
@@ -160,6 +160,31 @@ async def test_a_sequence_that_breaks_while_the_log_takes_nothing_is_put_right_a
         await stage.settled(fake.memory)
 
         audit(await stage.logged(), fake.memory)
+
+
+async def test_a_gap_begins_when_upstream_was_heard_last_not_when_the_log_took_it(
+    fake: FakeUpstream, stubborn: StubbornLog
+) -> None:
+    now_s = 100.0
+    async with Stage(fake, eventlog=stubborn, clock=lambda: now_s) as stage:
+        await stage.live()
+        fake.durable()
+        await stage.settled(fake.memory)
+        stubborn.refuses = True
+        fake.lose()
+        await until(lambda: stage.statistic("connections") == 2 and stage.statistic("frames") == 4)
+        now_s = 200.0
+        fake.durable()
+        await until(lambda: stage.statistic("frames") == 6)
+        fake.lose()
+        await until(lambda: not fake.listeners)
+        now_s = 300.0
+        stubborn.refuses = False
+        await until(lambda: stage.statistic("gaps") == 2)
+        await stage.live()
+
+        marks = gaps(await stage.logged())
+        assert [(mark["from"], mark["to"]) for mark in marks] == [(100_000, 300_000), (200_000, 300_000)]
 
 
 # --- the end
