@@ -36,7 +36,7 @@ REPEATABLE = frozenset({hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_OPTIONS, hdrs.M
 KEEPALIVE_S = 2.0
 # What is read of an answer before upstream is told to wait; twice as much may be held. More costs more: what is read
 # has left the processor's cache before it is written (0.7 s of CPU for 1 GB, and 0.8 with 256 KiB).
-READ_BYTES = 64 * 1024
+HELD_ANSWER_BYTES = 64 * 1024
 # One line of an answer's head. Node sends up to 16 KiB in all.
 HEAD_BYTES = 64 * 1024
 # TRACE shows its sender what upstream received, the shield's password included; CONNECT asks for a tunnel.
@@ -87,7 +87,7 @@ class PassThrough:
             timeout=aiohttp.ClientTimeout(total=None, connect=self._settings.upstream_connect_s),
             auto_decompress=False,
             skip_auto_headers=NO_AUTO_HEADERS,
-            read_bufsize=READ_BYTES,
+            read_bufsize=HELD_ANSWER_BYTES,
             max_line_size=HEAD_BYTES,
             max_field_size=HEAD_BYTES,
             ws_response_class=websocket.Connection,

@@ -29,7 +29,7 @@ log = structlog.get_logger()
 TRIES = 3
 RETRY_S = 1.0
 # Seconds for one answer, which may be years of a busy server's: half a gigabyte at 1 MB/s.
-ANSWER_S = 600.0
+HISTORY_S = 600.0
 # Rows that are appended as one: two events each.
 GROUP_ROWS = 200
 GROUP_BYTES = 256 * 1024
@@ -134,12 +134,12 @@ class Refill:
                 await asyncio.sleep(RETRY_S)
                 again()
             try:
-                async with asyncio.timeout(ANSWER_S), contextlib.aclosing(self._upstream.history(known)) as pages:
+                async with asyncio.timeout(HISTORY_S), contextlib.aclosing(self._upstream.history(known)) as pages:
                     async for texts in pages:
                         await take(texts)
                 return True
             except TimeoutError:
-                reason = f"the answer had not ended after {ANSWER_S:g} s"
+                reason = f"the answer had not ended after {HISTORY_S:g} s"
             except (UpstreamAway, UpstreamSlow) as error:
                 reason = str(error)
             if self._is_over():

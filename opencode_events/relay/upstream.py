@@ -21,11 +21,11 @@ from opencode_events.settings import RelaySettings
 
 EVENT_STREAM = "text/event-stream"
 # Seconds for a small answer: a busy server takes some, one that hangs all of them.
-ANSWER_S = 10.0
+SMALL_ANSWER_S = 10.0
 # And of waiting for the first sign of life, one try after the other.
-PROBES_S = (1.0, 3.0, ANSWER_S)
+PROBES_S = (1.0, 3.0, SMALL_ANSWER_S)
 # Bytes that are read ahead of an answer; of the stream as much as comes in a burst between two turns.
-READ_BYTES = 256 * 1024
+READ_AHEAD_BYTES = 256 * 1024
 # Bytes that a small answer may have: a server that is another program may send anything.
 SMALL_BYTES = 256 * 1024
 
@@ -44,7 +44,7 @@ class Upstream:
         self._session = aiohttp.ClientSession(
             cookie_jar=aiohttp.DummyCookieJar(),
             headers=self._headers,
-            read_bufsize=READ_BYTES,
+            read_bufsize=READ_AHEAD_BYTES,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._settings.upstream_connect_s),
         )
         return self
@@ -64,7 +64,7 @@ class Upstream:
         await self._probe()
         # What upstream compresses it would hold back; it does not, unless it is asked.
         headers = {"Accept": EVENT_STREAM, "Accept-Encoding": "identity", "Cache-Control": "no-cache"}
-        within_s = min(ANSWER_S, self._settings.upstream_silence_s)
+        within_s = min(SMALL_ANSWER_S, self._settings.upstream_silence_s)
         response = await self._ask("GET", "/global/event", within_s, headers=headers)
         try:
             if response.content_type != EVENT_STREAM:  # what it does not know is answered with its web page, and 200
@@ -137,9 +137,9 @@ class Upstream:
 
     async def _small(self, path: str) -> dict[str, Any]:
         """Return a small JSON object."""
-        response = await self._ask("GET", path, ANSWER_S)
+        response = await self._ask("GET", path, SMALL_ANSWER_S)
         try:
-            async with asyncio.timeout(ANSWER_S):
+            async with asyncio.timeout(SMALL_ANSWER_S):
                 document = msgspec.json.decode(await _read_small(response.content))
         except TimeoutError as error:
             raise UpstreamSlow(f"GET {path} stopped in the middle of an answer") from error

@@ -135,7 +135,7 @@ async def test_without_a_history_the_shield_is_live_all_the_same_and_fetches_it_
 
 
 async def test_a_history_that_never_ends_is_given_up(fake: FakeUpstream, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(refill, "ANSWER_S", 0.05)
+    monkeypatch.setattr(refill, "HISTORY_S", 0.05)
     async with Stage(fake) as stage:
         await stage.live()
         fake.moods[HISTORY] = "trickles"

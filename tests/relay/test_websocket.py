@@ -161,7 +161,7 @@ def test_a_goodbye_that_is_not_answered_is_the_end_all_the_same(
         over.set()
 
     over = threading.Event()
-    monkeypatch.setattr(websocket, "ANSWER_S", 0.1)
+    monkeypatch.setattr(websocket, "GOODBYE_ANSWER_S", 0.1)
     _, shield = shielded(serve)
     _, frames = open_websocket(shield)
 
