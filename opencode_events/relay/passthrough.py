@@ -25,6 +25,7 @@ from opencode_events.relay.places import Places
 from opencode_events.relay.upload import Upload
 from opencode_events.settings import RelaySettings
 from opencode_events.sockets import reset_on_close
+from opencode_events.upgrade import is_websocket
 
 log = structlog.get_logger()
 
@@ -116,7 +117,7 @@ class PassThrough:
         url, fields = self._translate(request)
         try:
             with self._requests:
-                if websocket.is_wanted(request):
+                if is_websocket(request.method, request.headers):
                     response = await self._join(request, url, fields)
                 else:
                     response = await self._pass(request, url, fields)

@@ -63,12 +63,6 @@ class Connection(aiohttp.ClientWebSocketResponse):
         self._handshake.close()
 
 
-def is_wanted(request: web.BaseRequest) -> bool:
-    """Tell whether a client asks for a websocket (RFC 6455, section 4.1)."""
-    upgrades = request.headers.get(hdrs.UPGRADE, "").lower().split(",")
-    return request.method == hdrs.METH_GET and "websocket" in (each.strip() for each in upgrades)
-
-
 async def join(
     request: web.Request,
     session: aiohttp.ClientSession,
