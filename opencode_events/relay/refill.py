@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from pathlib import Path
 
 import structlog
 
@@ -22,7 +21,6 @@ from opencode_events.relay.past import Row
 from opencode_events.relay.patience import patiently
 from opencode_events.relay.spool import Spool, SpoolFull, SpoolUnreadable
 from opencode_events.relay.upstream import Upstream
-from opencode_events.settings import RelaySettings
 
 log = structlog.get_logger()
 
@@ -36,29 +34,27 @@ GROUP_BYTES = 256 * 1024
 
 
 class Refill:
-    """Asks `upstream`, and appends with `append`, which returns how many events were new.
+    """Asks `upstream`, holds in `spool`, and appends with `append`, which returns how many events were new.
 
     `is_over` tells that the connection is over for which all this is done: then nothing is tried again.
     """
 
     def __init__(
         self,
-        settings: RelaySettings,
         broker: Broker,
         upstream: Upstream,
+        spool: Spool,
         append: Callable[[Sequence[Event]], Awaitable[int]],
         is_over: Callable[[], bool],
         *,
         max_event_bytes: int,
-        directory: Path | None,
     ) -> None:
-        self._settings = settings
         self._broker = broker
         self._upstream = upstream
+        self._spool = spool
         self._append = append
         self._is_over = is_over
         self._max_event_bytes = max_event_bytes
-        self._directory = directory
         self.unreadable = 0
 
     async def learn(self, firsts: Mapping[str, int]) -> dict[str, int] | None:
@@ -89,8 +85,7 @@ class Refill:
         """
         places = await patiently(self._broker.aggregates) or {}
         known = {aggregate: place.last for aggregate, place in places.items() if place.last >= 0}
-        spool = Spool(self._settings.held_memory_bytes, self._settings.held_disk_bytes, self._directory)
-        new = 0
+        spool, new = self._spool, 0
 
         async def append(texts: Sequence[bytes]) -> None:
             nonlocal new

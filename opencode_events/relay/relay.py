@@ -24,7 +24,7 @@ from opencode_events.relay.lifecycle import Life, Signal, State
 from opencode_events.relay.patience import pause_s
 from opencode_events.relay.refill import Refill
 from opencode_events.relay.resync import Resync
-from opencode_events.relay.spool import SpoolFull
+from opencode_events.relay.spool import Room, Spool, SpoolFull
 from opencode_events.relay.stream import EventStream
 from opencode_events.relay.upstream import Upstream
 from opencode_events.settings import RelaySettings
@@ -32,6 +32,8 @@ from opencode_events.settings import RelaySettings
 log = structlog.get_logger()
 
 ENDED = "it ended the stream"
+# Of the room for what waits, the part that a history may take, so that there is some for the stream.
+HISTORY_SHARE = 0.5
 
 
 class Relay:
@@ -56,22 +58,21 @@ class Relay:
         self._max_event_bytes = max_event_bytes
         self._reader: asyncio.Task[None] | None = None
         self._resync = Resync()
+        self._room = Room(settings.held_memory_bytes, settings.held_disk_bytes)
         self._intake = Intake(
-            settings,
             broker,
+            Spool(self._room, directory),
             lambda: self._gaps.close_another(),
             max_event_bytes=max_event_bytes,
-            directory=directory,
             clock=clock,
         )
         self._refill = Refill(
-            settings,
             broker,
             upstream,
+            Spool(self._room, directory, share=HISTORY_SHARE),
             self._append_past,
             lambda: self._reader is None or self._reader.done(),
             max_event_bytes=max_event_bytes,
-            directory=directory,
         )
         self._gaps = Gaps(broker, self._intake, self._refill, self._resync, clock)
         self._life = Life(time.monotonic())
@@ -216,5 +217,5 @@ class Relay:
             "broken_sequences": intake.out_of_sequence,
             "gaps": self._gaps.count,
             "refilled_events": self._gaps.refilled,
-            "held_bytes": intake.held_bytes,
+            "held_bytes": self._room.held_bytes,
         }

@@ -1,5 +1,6 @@
 """What was missed comes from upstream's history: all of it, where it belongs, however the history is told."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -244,6 +245,33 @@ async def test_a_history_longer_than_what_may_be_held_comes_whole(fake: FakeUpst
         found = await stage.logged()
         audit(found, fake.memory)
         assert [mark["refilled"] for mark in gaps(found)] == [802]
+
+
+async def test_the_history_and_the_stream_share_what_may_be_held(fake: FakeUpstream) -> None:
+    async with Stage(fake, held_memory_bytes=0, held_disk_bytes=200_000) as stage:
+        await stage.live()
+        fake.durable()
+        await stage.settled(fake.memory)
+        await fake.stop()
+        for _ in range(300):
+            fake.durable(pad="x" * 500)
+        fake.moods[HISTORY] = "stalls"
+        await fake.start()
+        await until(lambda: stage.statistic("held_bytes") > 80_000)  # of the history
+        for _ in range(200):
+            fake.transient(pad="x" * 1000)
+            await asyncio.sleep(0)
+        await until(lambda: not fake.listeners)
+
+        assert 150_000 < stage.statistic("held_bytes") < 200_000
+        assert stage.statistic("frames") < 200
+        fake.moods.clear()
+        await fake.stop()
+        await fake.start()
+        await stage.settled(fake.memory)
+        await stage.live()
+        assert stage.statistic("held_bytes") == 0
+        audit(await stage.logged(), fake.memory)
 
 
 # --- upstreams that are not what they were
