@@ -21,6 +21,7 @@ from opencode_events.credentials import Credentials
 from opencode_events.errors import Forbidden, RequestError, UpstreamAway, UpstreamLocked, UpstreamSlow
 from opencode_events.preflight import is_preflight
 from opencode_events.relay import headers, websocket
+from opencode_events.relay.connector import connector
 from opencode_events.relay.places import Places
 from opencode_events.relay.upload import Upload
 from opencode_events.settings import RelaySettings
@@ -70,8 +71,8 @@ class PassThrough:
 
     async def __aenter__(self) -> Self:
         """Get ready. The limits on connections are our own, which refuse instead of letting wait."""
-        self._kept = self._connect(aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S))
-        self._fresh = self._connect(aiohttp.TCPConnector(limit=0, force_close=True))
+        self._kept = self._connect(connector(limit=0, keepalive_timeout=KEEPALIVE_S))
+        self._fresh = self._connect(connector(limit=0, force_close=True))
         return self
 
     async def __aexit__(
@@ -81,9 +82,9 @@ class PassThrough:
         await self._kept.close()
         await self._fresh.close()
 
-    def _connect(self, connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
+    def _connect(self, made: aiohttp.TCPConnector) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
-            connector=connector,
+            connector=made,
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, connect=self._settings.upstream_connect_s),
             auto_decompress=False,

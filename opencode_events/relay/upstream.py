@@ -16,6 +16,7 @@ import msgspec
 
 from opencode_events.credentials import Credentials
 from opencode_events.errors import UpstreamAway, UpstreamLocked, UpstreamSlow
+from opencode_events.relay.connector import connector
 from opencode_events.relay.jsonarray import ItemSplitter
 from opencode_events.settings import RelaySettings
 
@@ -42,6 +43,7 @@ class Upstream:
 
     async def __aenter__(self) -> "Upstream":
         self._session = aiohttp.ClientSession(
+            connector=connector(),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers=self._headers,
             read_bufsize=READ_AHEAD_BYTES,
