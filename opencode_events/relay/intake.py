@@ -86,17 +86,17 @@ class Intake:
         return dropped
 
     def begin(self) -> None:
-        """Begin with the frames of another connection: forget what waits, and whatever was noted of the one before."""
-        self.drop()
+        """A connection begins: forget whatever was noted of the one before."""
         self.firsts, self.learned, self._fetched_for = {}, {}, None
+
+    def end(self) -> None:
+        """It is over: forget what still waits. What of it is durable is fetched for the next one."""
+        self.drop()
+        self.firsts = None
 
     def wake(self) -> None:
         """Have `pump` look again whether it is over."""
         self._filled.set()
-
-    def close(self) -> None:
-        """Give the spool's file back."""
-        self._spool.close()
 
     async def pump(self, is_over: Callable[[], bool], taken: Callable[[Sequence[Event]], None]) -> None:
         """Append what waits, and what comes, until nothing does and `is_over`. `taken` is told of what was appended."""

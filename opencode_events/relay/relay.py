@@ -91,7 +91,6 @@ class Relay:
                 await asyncio.sleep(pause_s(self._life.tries, least_s, most_s))
         finally:
             self._life.advance(Signal.STOP)
-            self._intake.close()
 
     async def _hold(self) -> None:
         """Connect, catch up, and relay until the connection is over; then raise why."""
@@ -117,7 +116,7 @@ class Relay:
             finally:
                 reader.cancel()
                 await asyncio.gather(reader, return_exceptions=True)
-                self._intake.firsts = None
+                self._intake.end()
         raise UpstreamAway(ENDED)
 
     async def _read(self, stream: EventStream, heard: asyncio.Event) -> None:

@@ -156,6 +156,8 @@ async def test_another_connection_begins_with_nothing() -> None:
     into = make(make_broker())
     into.put(event().envelope)
     into.learned = {"ses_1": 3}
+
+    into.end()
     into.begin()
 
     assert await pump(into) == []

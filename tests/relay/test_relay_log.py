@@ -214,3 +214,17 @@ async def test_a_history_that_hangs_does_not_keep_a_lost_connection_from_being_t
         await stage.settled(fake.memory)
 
         audit(await stage.logged(), fake.memory)
+
+
+async def test_nothing_is_held_for_a_connection_that_is_over(fake: FakeUpstream) -> None:
+    async with Stage(fake, upstream_silence_s=0.3) as stage:
+        await stage.live()
+        fake.durable()
+        await stage.settled(fake.memory)
+        fake.moods[HISTORY] = "hang"
+        fake.lose()
+        await until(lambda: fake.count(HISTORY) == 2)
+        fake.transient()
+        await until(lambda: stage.statistic("held_bytes") > 0)
+        await fake.stop()
+        await until(lambda: stage.statistic("held_bytes") == 0, 3.0)
