@@ -6,8 +6,9 @@ import pytest
 
 from opencode_events.events import GAP
 from opencode_events.relay import relay
+from opencode_events.relay.upstream import FINDS_AT_ONCE
 from tests.clients import dumps
-from tests.relay.fake_upstream import EVENTS, FakeUpstream
+from tests.relay.fake_upstream import EVENTS, PATH, FakeUpstream
 from tests.relay.stage import MAX_EVENT_BYTES, Lines, Stage, gaps, id_of, kind_of, named, until
 
 # --- trouble
@@ -102,6 +103,22 @@ async def test_tries_are_counted_from_the_last_time_that_it_was_heard(
 
         assert counts[:4] == [0, 1, 2, 3]
         assert counts[tried] == 0
+
+
+async def test_newcomers_who_wait_for_upstream_do_not_stand_in_the_relay_s_way(fake: FakeUpstream) -> None:
+    async with Stage(fake) as stage:
+        await stage.live()
+        fake.moods[PATH] = "hang"
+        waiting = [asyncio.create_task(stage.relay.directories.find(f"/srv/{number}")) for number in range(200)]
+        await until(lambda: fake.count(PATH) >= FINDS_AT_ONCE)
+        fake.lose()
+        await stage.away()
+        await until(lambda: stage.relay.trouble is None, 5.0)
+
+        assert fake.count(PATH) == FINDS_AT_ONCE
+        for each in waiting:
+            each.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
 
 
 # --- what upstream says
