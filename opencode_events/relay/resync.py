@@ -33,10 +33,11 @@ class Resync:
     def note(self, directories: Iterable[str | None]) -> None:
         """Something came from the instances of these directories."""
         for directory in directories:
-            if directory and directory != NO_INSTANCE and directory not in self._instances:
-                if len(self._instances) >= INSTANCES:
-                    del self._instances[next(iter(self._instances))]
+            if directory and directory != NO_INSTANCE:
+                self._instances.pop(directory, None)
                 self._instances[directory] = None
+                if len(self._instances) > INSTANCES:
+                    del self._instances[next(iter(self._instances))]
 
     def note_gap(self) -> None:
         """Everybody who is here is being told now."""
