@@ -24,6 +24,7 @@ PICTURE: dict[str, set[str]] = {
     "histogram": set(),
     "cursor": {"errors"},
     "preflight": set(),
+    "upgrade": set(),
     "mint": set(),
     "sse": set(),
     "twins": {"jsontext"},
@@ -54,12 +55,12 @@ PICTURE: dict[str, set[str]] = {
     "watchdog": {"errors", "histogram", "settings", "sockets", "broker.watched"},
     # 4: they do not know each other, nor the watchdog
     "web": {
-        "errors", "preflight", "jsontext", "histogram", "cursor", "twins", "events", "access_settings", "settings",
-        "prefixes", "credentials", "tokens", "sockets", "logs", "wire", "eventlog.base", "broker",
+        "errors", "preflight", "upgrade", "jsontext", "histogram", "cursor", "twins", "events", "access_settings",
+        "settings", "prefixes", "credentials", "tokens", "sockets", "logs", "wire", "eventlog.base", "broker",
     },
     "relay": {
-        "errors", "preflight", "jsontext", "cursor", "twins", "events", "sse", "settings", "credentials", "sockets",
-        "wire", "eventlog.base", "broker",
+        "errors", "preflight", "upgrade", "jsontext", "cursor", "twins", "events", "sse", "settings", "credentials",
+        "sockets", "wire", "eventlog.base", "broker",
     },
     # ...nor those to whom a signal may bring other settings
     "service": {
@@ -86,11 +87,10 @@ NOT_BELOW_THE_BROKER = {"aiohttp", "aiohttp_sse", "sqlite3"}
 
 # Modules that run without a loop, a clock, a socket or a thread, so that a bug there is found with a three-line test.
 PURE = {
-    "errors", "declared", "prefixes", "jsontext", "histogram", "cursor", "mint", "preflight", "twins", "events", "sse",
-    "wire", "broker.selection", "broker.announcement", "broker.backlog", "broker.feed", "relay.headers",
-    "relay.jsonarray",
-    "relay.past", "broker.budget", "broker.tally", "broker.outbox", "broker.recent", "eventlog.epochs",
-    "watchdog.classify", "watchdog.track",
+    "errors", "declared", "prefixes", "jsontext", "histogram", "cursor", "mint", "preflight", "upgrade", "twins",
+    "events", "sse", "wire", "broker.selection", "broker.announcement", "broker.backlog", "broker.feed",
+    "relay.headers", "relay.jsonarray", "relay.lifecycle", "relay.past", "broker.budget", "broker.tally",
+    "broker.outbox", "broker.recent", "eventlog.epochs", "watchdog.classify", "watchdog.track",
 }  # fmt: skip
 IMPURE = {
     "_thread", "aiohttp", "aiohttp_sse", "asyncio", "datetime", "multiprocessing", "select", "selectors", "signal",

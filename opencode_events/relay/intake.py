@@ -8,7 +8,6 @@ event that breaks the sequence of its aggregate has others missing before it, or
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
 
 import structlog
 
@@ -19,7 +18,6 @@ from opencode_events.eventlog.base import Aggregate
 from opencode_events.events import Event
 from opencode_events.relay.patience import patiently
 from opencode_events.relay.spool import Spool, SpoolUnreadable
-from opencode_events.settings import RelaySettings
 
 log = structlog.get_logger()
 
@@ -31,7 +29,7 @@ UNREADABLE = b""
 
 
 class Intake:
-    """Takes frames with `put`, and appends them with `pump`. `missed` fetches what upstream says was missed.
+    """Takes frames with `put`, keeps them in `spool`, and appends them with `pump`. `missed` fetches what was missed.
 
     `firsts` is filled while it is not None: the first sequence number of each aggregate among what is put. `learned`
     tells how far upstream's history said that aggregates had come, for those of which nothing was appended since.
@@ -39,19 +37,18 @@ class Intake:
 
     def __init__(
         self,
-        settings: RelaySettings,
         broker: Broker,
+        spool: Spool,
         missed: Callable[[], Awaitable[None]],
         *,
         max_event_bytes: int,
-        directory: Path | None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._broker = broker
         self._missed = missed
         self._max_event_bytes = max_event_bytes
         self._clock = clock
-        self._spool = Spool(settings.held_memory_bytes, settings.held_disk_bytes, directory)
+        self._spool = spool
         self._filled = asyncio.Event()
         self._fetched_for: str | None = None  # the event for which what was missed has been fetched last
         self.firsts: dict[str, int] | None = None
@@ -62,9 +59,9 @@ class Intake:
         self.out_of_sequence = 0
 
     @property
-    def held_bytes(self) -> int:
-        """Bytes that wait."""
-        return self._spool.held_bytes
+    def is_idle(self) -> bool:
+        """Whether `pump` waits for more: all that was put is in the log."""
+        return not self._filled.is_set()
 
     def put(self, data: bytes) -> None:
         """Take one frame's data, or UNREADABLE. Raises SpoolFull, with what was put before kept."""
@@ -89,17 +86,17 @@ class Intake:
         return dropped
 
     def begin(self) -> None:
-        """Begin with the frames of another connection: forget what waits, and whatever was noted of the one before."""
-        self.drop()
+        """A connection begins: forget whatever was noted of the one before."""
         self.firsts, self.learned, self._fetched_for = {}, {}, None
+
+    def end(self) -> None:
+        """It is over: forget what still waits. What of it is durable is fetched for the next one."""
+        self.drop()
+        self.firsts = None
 
     def wake(self) -> None:
         """Have `pump` look again whether it is over."""
         self._filled.set()
-
-    def close(self) -> None:
-        """Give the spool's file back."""
-        self._spool.close()
 
     async def pump(self, is_over: Callable[[], bool], taken: Callable[[Sequence[Event]], None]) -> None:
         """Append what waits, and what comes, until nothing does and `is_over`. `taken` is told of what was appended."""

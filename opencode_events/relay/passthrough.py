@@ -21,10 +21,12 @@ from opencode_events.credentials import Credentials
 from opencode_events.errors import Forbidden, RequestError, UpstreamAway, UpstreamLocked, UpstreamSlow
 from opencode_events.preflight import is_preflight
 from opencode_events.relay import headers, websocket
+from opencode_events.relay.connector import connector
 from opencode_events.relay.places import Places
 from opencode_events.relay.upload import Upload
 from opencode_events.settings import RelaySettings
 from opencode_events.sockets import reset_on_close
+from opencode_events.upgrade import is_websocket
 
 log = structlog.get_logger()
 
@@ -36,7 +38,7 @@ REPEATABLE = frozenset({hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_OPTIONS, hdrs.M
 KEEPALIVE_S = 2.0
 # What is read of an answer before upstream is told to wait; twice as much may be held. More costs more: what is read
 # has left the processor's cache before it is written (0.7 s of CPU for 1 GB, and 0.8 with 256 KiB).
-READ_BYTES = 64 * 1024
+HELD_ANSWER_BYTES = 64 * 1024
 # One line of an answer's head. Node sends up to 16 KiB in all.
 HEAD_BYTES = 64 * 1024
 # TRACE shows its sender what upstream received, the shield's password included; CONNECT asks for a tunnel.
@@ -69,8 +71,8 @@ class PassThrough:
 
     async def __aenter__(self) -> Self:
         """Get ready. The limits on connections are our own, which refuse instead of letting wait."""
-        self._kept = self._connect(aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S))
-        self._fresh = self._connect(aiohttp.TCPConnector(limit=0, force_close=True))
+        self._kept = self._connect(connector(limit=0, keepalive_timeout=KEEPALIVE_S))
+        self._fresh = self._connect(connector(limit=0, force_close=True))
         return self
 
     async def __aexit__(
@@ -80,14 +82,14 @@ class PassThrough:
         await self._kept.close()
         await self._fresh.close()
 
-    def _connect(self, connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
+    def _connect(self, made: aiohttp.TCPConnector) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
-            connector=connector,
+            connector=made,
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, connect=self._settings.upstream_connect_s),
             auto_decompress=False,
             skip_auto_headers=NO_AUTO_HEADERS,
-            read_bufsize=READ_BYTES,
+            read_bufsize=HELD_ANSWER_BYTES,
             max_line_size=HEAD_BYTES,
             max_field_size=HEAD_BYTES,
             ws_response_class=websocket.Connection,
@@ -116,7 +118,7 @@ class PassThrough:
         url, fields = self._translate(request)
         try:
             with self._requests:
-                if websocket.is_wanted(request):
+                if is_websocket(request.method, request.headers):
                     response = await self._join(request, url, fields)
                 else:
                     response = await self._pass(request, url, fields)

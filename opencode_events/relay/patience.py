@@ -1,6 +1,10 @@
-"""Asking the log for as long as it takes: whoever relays has nobody to give an error to, and waits instead."""
+"""How long to wait before what failed is tried again: whoever relays has nobody to give an error to, and waits instead.
+
+The log is asked at short regular pauses, for it is ours; upstream at growing ones, for it may be busy coming up.
+"""
 
 import asyncio
+import random
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -19,3 +23,9 @@ async def patiently(ask: Callable[[], Coroutine[Any, Any, Answer]]) -> Answer:
             return await ask()
         except LogUnavailable:
             await asyncio.sleep(RETRY_S)
+
+
+def pause_s(tries: int, least_s: float, most_s: float) -> float:
+    """Return how long to leave upstream alone: twice as long each time, up to a limit, never in step with others."""
+    longest_s = min(1.5 * least_s * 2.0 ** min(tries, 30), most_s)
+    return random.uniform(max(longest_s / 1.5, min(least_s, most_s)), longest_s)

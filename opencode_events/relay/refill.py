@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from pathlib import Path
 
 import structlog
 
@@ -22,43 +21,40 @@ from opencode_events.relay.past import Row
 from opencode_events.relay.patience import patiently
 from opencode_events.relay.spool import Spool, SpoolFull, SpoolUnreadable
 from opencode_events.relay.upstream import Upstream
-from opencode_events.settings import RelaySettings
 
 log = structlog.get_logger()
 
 TRIES = 3
 RETRY_S = 1.0
 # Seconds for one answer, which may be years of a busy server's: half a gigabyte at 1 MB/s.
-ANSWER_S = 600.0
+HISTORY_S = 600.0
 # Rows that are appended as one: two events each.
 GROUP_ROWS = 200
 GROUP_BYTES = 256 * 1024
 
 
 class Refill:
-    """Asks `upstream`, and appends with `append`, which returns how many events were new.
+    """Asks `upstream`, holds in `spool`, and appends with `append`, which returns how many events were new.
 
     `is_over` tells that the connection is over for which all this is done: then nothing is tried again.
     """
 
     def __init__(
         self,
-        settings: RelaySettings,
         broker: Broker,
         upstream: Upstream,
+        spool: Spool,
         append: Callable[[Sequence[Event]], Awaitable[int]],
         is_over: Callable[[], bool],
         *,
         max_event_bytes: int,
-        directory: Path | None,
     ) -> None:
-        self._settings = settings
         self._broker = broker
         self._upstream = upstream
+        self._spool = spool
         self._append = append
         self._is_over = is_over
         self._max_event_bytes = max_event_bytes
-        self._directory = directory
         self.unreadable = 0
 
     async def learn(self, firsts: Mapping[str, int]) -> dict[str, int] | None:
@@ -89,8 +85,7 @@ class Refill:
         """
         places = await patiently(self._broker.aggregates) or {}
         known = {aggregate: place.last for aggregate, place in places.items() if place.last >= 0}
-        spool = Spool(self._settings.held_memory_bytes, self._settings.held_disk_bytes, self._directory)
-        new = 0
+        spool, new = self._spool, 0
 
         async def append(texts: Sequence[bytes]) -> None:
             nonlocal new
@@ -134,12 +129,12 @@ class Refill:
                 await asyncio.sleep(RETRY_S)
                 again()
             try:
-                async with asyncio.timeout(ANSWER_S), contextlib.aclosing(self._upstream.history(known)) as pages:
+                async with asyncio.timeout(HISTORY_S), contextlib.aclosing(self._upstream.history(known)) as pages:
                     async for texts in pages:
                         await take(texts)
                 return True
             except TimeoutError:
-                reason = f"the answer had not ended after {ANSWER_S:g} s"
+                reason = f"the answer had not ended after {HISTORY_S:g} s"
             except (UpstreamAway, UpstreamSlow) as error:
                 reason = str(error)
             if self._is_over():

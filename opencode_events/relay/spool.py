@@ -47,31 +47,55 @@ class SpoolUnreadable(Exception):
     """The disk does not give back what it took. Nothing is lost by asking again; `close` drops it."""
 
 
-class Spool:
-    """Byte strings, first in, first out.
+class Room:
+    """What some spools may take together.
 
     `memory_bytes` bounds what waits in memory, ITEM_BYTES an item included; what is on its way to a file, or has just
-    come from it, takes up to WRITE_BYTES, READ_BYTES and two items more. `disk_bytes` bounds the files, lengths and
-    what has been read of the first included; 0 is no file.
+    come from it, takes up to WRITE_BYTES, READ_BYTES and two items more, of each spool. `disk_bytes` bounds the files,
+    lengths and what has been read of the first included; 0 is no file.
     """
+
+    def __init__(self, memory_bytes: int, disk_bytes: int) -> None:
+        self.memory_bytes = memory_bytes
+        self.disk_bytes = disk_bytes
+        self.spools: list[Spool] = []
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of all items that wait."""
+        return sum(spool.held_bytes for spool in self.spools)
+
+    def has_memory(self, size: int) -> bool:
+        """Whether so much more may be in memory."""
+        return sum(spool.memory_taken for spool in self.spools) + size <= self.memory_bytes
+
+    def has_disk(self, size: int) -> bool:
+        """Whether so much more may be in files."""
+        return sum(spool.disk_taken for spool in self.spools) + size <= self.disk_bytes
+
+
+class Spool:
+    """Byte strings, first in, first out, with a place in `room`; `share` is how much of that it may take for itself."""
 
     def __init__(
         self,
-        memory_bytes: int,
-        disk_bytes: int,
+        room: Room,
         directory: Path | None,
         *,
+        share: float = 1.0,
         open_file: Callable[[Path | None], File] = open_unlinked,
     ) -> None:
-        self._memory_bytes = memory_bytes
-        self._disk_bytes = disk_bytes
+        room.spools.append(self)
+        self._room = room
+        self._most_memory = int(room.memory_bytes * share)
+        self._most_disk = int(room.disk_bytes * share)
         self._directory = directory
         self._open_file = open_file
         # Where items are, the first to the last. One that is appended goes behind all that wait.
         self._first: deque[bytes] = deque()
         self._segments: deque[_Segment] = deque()
         self._last: list[bytes] = []  # to be written together
-        self._first_weight = 0
+        self.memory_taken = 0
         self._last_weight = 0  # in a file
         self._items = 0
         self.held_bytes = 0
@@ -85,20 +109,28 @@ class Spool:
         """Bytes that the files take."""
         return sum(segment.size for segment in self._segments)
 
+    @property
+    def disk_taken(self) -> int:
+        """The same, with what is on its way there."""
+        return self.disk_bytes + self._last_weight
+
     def append(self, item: bytes) -> None:
         """Take one more. Raises SpoolFull, with nothing changed."""
         weight = len(item) + ITEM_BYTES
-        if not self._segments and not self._last and self._first_weight + weight <= self._memory_bytes:
+        if not self._segments and not self._last and self._fits_into_memory(weight):
             self._first.append(item)
-            self._first_weight += weight
+            self.memory_taken += weight
         else:
             self._append_to_disk(item)
         self._items += 1
         self.held_bytes += len(item)
 
+    def _fits_into_memory(self, weight: int) -> bool:
+        return self.memory_taken + weight <= self._most_memory and self._room.has_memory(weight)
+
     def _append_to_disk(self, item: bytes) -> None:
         weight = LENGTH.size + len(item)
-        if self.disk_bytes + self._last_weight + weight > self._disk_bytes:
+        if self.disk_taken + weight > self._most_disk or not self._room.has_disk(weight):
             raise SpoolFull(f"{self._items} items of {self.held_bytes} bytes wait")
         # Before the item is taken, so that who is refused is who comes, not who was accepted.
         if self._last_weight >= WRITE_BYTES:
@@ -112,7 +144,7 @@ class Spool:
     def _write(self) -> None:
         """Move the items of `_last` into a file."""
         segment = self._segments[-1] if self._segments else None
-        if segment is None or segment.size >= self._disk_bytes // SEGMENTS:
+        if segment is None or segment.size >= self._most_disk // SEGMENTS:
             segment = _Segment(self._open_file(self._directory))
             try:
                 segment.write(self._last)
@@ -143,7 +175,7 @@ class Spool:
             if found and size > max_bytes:
                 break
             found.append(self._first.popleft())
-            self._first_weight -= len(item) + ITEM_BYTES
+            self.memory_taken -= len(item) + ITEM_BYTES
             self._items -= 1
             self.held_bytes -= len(item)
         return found
@@ -160,7 +192,7 @@ class Spool:
         else:
             self._first.extend(self._last)
             self._last, self._last_weight = [], 0
-        self._first_weight = sum(map(len, self._first)) + ITEM_BYTES * len(self._first)
+        self.memory_taken = sum(map(len, self._first)) + ITEM_BYTES * len(self._first)
 
     def close(self) -> None:
         """Drop what waits and give the files back. The spool is as new."""
@@ -168,7 +200,7 @@ class Spool:
             self._segments.popleft().close()
         self._first.clear()
         self._last, self._last_weight = [], 0
-        self._first_weight = self._items = self.held_bytes = 0
+        self.memory_taken = self._items = self.held_bytes = 0
 
 
 class _Segment:

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 from urllib.parse import quote
 
 import aiohttp
@@ -16,16 +16,19 @@ import msgspec
 
 from opencode_events.credentials import Credentials
 from opencode_events.errors import UpstreamAway, UpstreamLocked, UpstreamSlow
+from opencode_events.relay.connector import connector
 from opencode_events.relay.jsonarray import ItemSplitter
 from opencode_events.settings import RelaySettings
 
 EVENT_STREAM = "text/event-stream"
 # Seconds for a small answer: a busy server takes some, one that hangs all of them.
-ANSWER_S = 10.0
+SMALL_ANSWER_S = 10.0
 # And of waiting for the first sign of life, one try after the other.
-PROBES_S = (1.0, 3.0, ANSWER_S)
+PROBES_S = (1.0, 3.0, SMALL_ANSWER_S)
+# Directories that are asked for at a time, each for somebody who has just come: upstream may boot an instance for it.
+FINDS_AT_ONCE = 100
 # Bytes that are read ahead of an answer; of the stream as much as comes in a burst between two turns.
-READ_BYTES = 256 * 1024
+READ_AHEAD_BYTES = 256 * 1024
 # Bytes that a small answer may have: a server that is another program may send anything.
 SMALL_BYTES = 256 * 1024
 
@@ -38,22 +41,28 @@ class Upstream:
         self._base = settings.upstream.rstrip("/")
         self._headers = {} if credentials is None else {"Authorization": credentials.authorization}
         self._max_row_bytes = max_row_bytes
-        self._session: aiohttp.ClientSession | None = None
+        self._session: aiohttp.ClientSession  # for the relay, which is one
+        self._finding: aiohttp.ClientSession  # for those who come, who must not stand in its way
 
-    async def __aenter__(self) -> "Upstream":
-        self._session = aiohttp.ClientSession(
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers=self._headers,
-            read_bufsize=READ_BYTES,
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._settings.upstream_connect_s),
-        )
+    async def __aenter__(self) -> Self:
+        self._session = self._connect(limit=0)
+        self._finding = self._connect(limit=FINDS_AT_ONCE)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._session is not None:
-            await self._session.close()
+        await self._session.close()
+        await self._finding.close()
+
+    def _connect(self, *, limit: int) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=connector(limit=limit),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers=self._headers,
+            read_bufsize=READ_AHEAD_BYTES,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._settings.upstream_connect_s),
+        )
 
     @contextlib.asynccontextmanager
     async def events(self) -> AsyncIterator[aiohttp.ClientResponse]:
@@ -64,8 +73,8 @@ class Upstream:
         await self._probe()
         # What upstream compresses it would hold back; it does not, unless it is asked.
         headers = {"Accept": EVENT_STREAM, "Accept-Encoding": "identity", "Cache-Control": "no-cache"}
-        within_s = min(ANSWER_S, self._settings.upstream_silence_s)
-        response = await self._ask("GET", "/global/event", within_s, headers=headers)
+        within_s = min(SMALL_ANSWER_S, self._settings.upstream_silence_s)
+        response = await self._ask(self._session, "GET", "/global/event", within_s, headers=headers)
         try:
             if response.content_type != EVENT_STREAM:  # what it does not know is answered with its web page, and 200
                 raise UpstreamAway(f"GET /global/event is answered with {response.content_type}, not {EVENT_STREAM}")
@@ -78,7 +87,7 @@ class Upstream:
         for patience_s in PROBES_S:
             try:
                 async with asyncio.timeout(patience_s):
-                    response = await self._opened().get(self._base + "/global/health", allow_redirects=False)
+                    response = await self._session.get(self._base + "/global/health", allow_redirects=False)
                 response.close()  # whatever it is
                 return
             except TimeoutError:
@@ -86,10 +95,6 @@ class Upstream:
             except (aiohttp.ClientError, OSError, ValueError) as error:
                 raise UpstreamAway(f"GET /global/health: {error!s:.200}") from error
         raise UpstreamSlow(f"GET /global/health was not answered within {PROBES_S[-1]:g} s")
-
-    def _opened(self) -> aiohttp.ClientSession:
-        assert self._session is not None
-        return self._session
 
     async def history(self, known: Mapping[str, int]) -> AsyncGenerator[list[bytes], None]:
         """Yield the rows that lie behind the sequence numbers in `known`, as text, and all of other aggregates.
@@ -99,7 +104,7 @@ class Upstream:
         body = msgspec.json.encode(known)
         headers = {"Content-Type": "application/json"}
         within_s = self._settings.upstream_silence_s  # a server that gathers rows for longer sends no heartbeats either
-        response = await self._ask("POST", "/sync/history", within_s, data=body, headers=headers)
+        response = await self._ask(self._session, "POST", "/sync/history", within_s, data=body, headers=headers)
         splitter = ItemSplitter(self._max_row_bytes)
         try:
             while piece := await self._read(response):
@@ -126,20 +131,20 @@ class Upstream:
         The server boots the instance for it, so that its events are sent from now on.
         """
         path = f"/path?directory={quote(asked, safe='')}" if asked else "/path"
-        found = (await self._small(path)).get("directory")
+        found = (await self._small(self._finding, path)).get("directory")
         if not isinstance(found, str) or not found:
             raise UpstreamAway("GET /path is answered without a directory")
         return found
 
     async def find_session(self, identity: str) -> dict[str, Any]:
         """Return what the server knows of a session. Raises UpstreamAway if it knows nothing."""
-        return await self._small(f"/session/{quote(identity, safe='')}")
+        return await self._small(self._session, f"/session/{quote(identity, safe='')}")
 
-    async def _small(self, path: str) -> dict[str, Any]:
+    async def _small(self, session: aiohttp.ClientSession, path: str) -> dict[str, Any]:
         """Return a small JSON object."""
-        response = await self._ask("GET", path, ANSWER_S)
+        response = await self._ask(session, "GET", path, SMALL_ANSWER_S)
         try:
-            async with asyncio.timeout(ANSWER_S):
+            async with asyncio.timeout(SMALL_ANSWER_S):
                 document = msgspec.json.decode(await _read_small(response.content))
         except TimeoutError as error:
             raise UpstreamSlow(f"GET {path} stopped in the middle of an answer") from error
@@ -151,11 +156,13 @@ class Upstream:
             raise UpstreamAway(f"GET {path} is not answered with an object")
         return document
 
-    async def _ask(self, method: str, path: str, within_s: float, **extra: Any) -> aiohttp.ClientResponse:
+    async def _ask(
+        self, session: aiohttp.ClientSession, method: str, path: str, within_s: float, **extra: Any
+    ) -> aiohttp.ClientResponse:
         """Return an answer of status 200 whose body is not read. Raises UpstreamAway, -Locked or -Slow."""
         try:
             async with asyncio.timeout(within_s):
-                response = await self._opened().request(method, self._base + path, allow_redirects=False, **extra)
+                response = await session.request(method, self._base + path, allow_redirects=False, **extra)
         except TimeoutError as error:
             raise UpstreamSlow(f"{method} {path} was not answered within {within_s:g} s") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:

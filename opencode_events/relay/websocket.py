@@ -29,7 +29,7 @@ UNSAID = frozenset({0, 1005, 1006, 1015})
 # Seconds that a side which broke the protocol has to hear of it.
 GOODBYE_S = 1.0
 # Seconds that a side has to answer a goodbye (RFC 6455, section 7.1.1: "a reasonable time period").
-ANSWER_S = 10.0
+GOODBYE_ANSWER_S = 10.0
 
 Side = web.WebSocketResponse | aiohttp.ClientWebSocketResponse
 
@@ -61,12 +61,6 @@ class Connection(aiohttp.ClientWebSocketResponse):
         if transport is not None and transport.get_write_buffer_size():
             transport.abort()
         self._handshake.close()
-
-
-def is_wanted(request: web.BaseRequest) -> bool:
-    """Tell whether a client asks for a websocket (RFC 6455, section 4.1)."""
-    upgrades = request.headers.get(hdrs.UPGRADE, "").lower().split(",")
-    return request.method == hdrs.METH_GET and "websocket" in (each.strip() for each in upgrades)
 
 
 async def join(
@@ -158,7 +152,7 @@ async def _serve(client: web.WebSocketResponse, upstream: Connection) -> None:
             ways = [tasks.create_task(_carry(*way)) for way in ((client, upstream), (upstream, client))]
             _, waiting = await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
             if waiting:
-                _, waiting = await asyncio.wait(waiting, timeout=ANSWER_S)
+                _, waiting = await asyncio.wait(waiting, timeout=GOODBYE_ANSWER_S)
             for way in waiting:
                 way.cancel()
     except* (Gone, ConnectionError):  # the other kind tells of a side that was written to, and was over

@@ -19,6 +19,7 @@ from opencode_events.credentials import Credentials
 from opencode_events.errors import Forbidden
 from opencode_events.preflight import is_preflight
 from opencode_events.tokens import EVERYTHING, Scope, Token, Tokens
+from opencode_events.upgrade import is_websocket
 from opencode_events.web.connections import peer
 from opencode_events.web.cors import Cors
 
@@ -86,7 +87,7 @@ class Access:
         Raises Forbidden for a Host or an Origin that may not be, and for a token that is for something else.
         """
         authority = self._check_host(request)
-        if request.method not in SAFE_METHODS or is_upgrade(request):
+        if request.method not in SAFE_METHODS or is_websocket(request.method, request.headers):
             self._check_origin(request, authority)
         is_open = self._credentials is None and self._tokens is None
         if is_open or need == "nothing" or is_preflight(request.method, request.headers):
@@ -198,8 +199,3 @@ def is_same(origin: str, scheme: str, authority: str) -> bool:
     except ValueError:
         return False
     return (page.scheme, page.raw_host, page.port) == (here.scheme, here.raw_host, here.port)
-
-
-def is_upgrade(request: web.BaseRequest) -> bool:
-    """Tell whether a request wants to become something else, such as a websocket."""
-    return hdrs.UPGRADE in request.headers

@@ -329,8 +329,11 @@ def document(answer: Answer) -> dict[str, Any]:
     return found
 
 
+Start = Callable[..., tuple[Upstream, Shield]]
+
+
 @contextlib.contextmanager
-def stack(loop_name: str) -> Iterator[Callable[..., tuple[Upstream, Shield]]]:
+def stack(loop_name: str) -> Iterator[Start]:
     """Start upstreams and shields before them. Keywords are `Shield`'s and the settings of the relay."""
     with contextlib.ExitStack() as held:
 

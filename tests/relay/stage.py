@@ -5,6 +5,7 @@ What a stage was is over with it; its log's file may serve the next one, as afte
 
 import asyncio
 import json
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -27,6 +28,7 @@ DEADLINE_S = 20.0
 MAX_EVENT_BYTES = 64 * 1024
 
 Envelope = dict[str, Any]
+Lines = list[Any]  # what is logged
 
 
 async def until(condition: Callable[[], object], timeout_s: float = DEADLINE_S) -> None:
@@ -76,6 +78,7 @@ class Stage:
         password: str = "",
         eventlog: SqliteLog | None = None,
         max_event_bytes: int = MAX_EVENT_BYTES,
+        clock: Callable[[], float] = time.time,
         **changes: Any,
     ) -> None:
         quick = {"upstream_retry_min_s": 0.01, "upstream_retry_max_s": 0.02}
@@ -87,13 +90,19 @@ class Stage:
         self.relay: Relay
         self._upstream = Upstream(self.settings, credentials, max_row_bytes=max_event_bytes)
         self._max_event_bytes = max_event_bytes
+        self._clock = clock
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
         await self._upstream.__aenter__()
         self.broker = Broker(BrokerSettings(), self.log, asyncio.get_running_loop())
         self.relay = Relay(
-            self.settings, self.broker, self._upstream, max_event_bytes=self._max_event_bytes, directory=None
+            self.settings,
+            self.broker,
+            self._upstream,
+            max_event_bytes=self._max_event_bytes,
+            directory=None,
+            clock=self._clock,
         )
         self.broker.resync = self.relay.resync
         self._tasks = [asyncio.create_task(run()) for run in (self.broker.run, self.relay.run)]
@@ -142,6 +151,11 @@ def kind_of(envelope: Mapping[str, Any]) -> str:
 
 def id_of(envelope: Mapping[str, Any]) -> str:
     return str(envelope.get("payload", envelope)["id"])
+
+
+def named(lines: Lines, event: str) -> Lines:
+    """Return the lines that tell of one kind of event."""
+    return [line for line in lines if line["event"] == event]
 
 
 def gaps(envelopes: Iterable[Envelope]) -> list[dict[str, Any]]:

@@ -11,10 +11,9 @@ from opencode_events.errors import LogUnavailable
 from opencode_events.eventlog.base import Aggregate
 from opencode_events.eventlog.sqlite import SqliteLog
 from opencode_events.events import GAP, Event
-from opencode_events.relay import patience
 from opencode_events.relay.intake import UNREADABLE, Intake
-from opencode_events.relay.spool import SpoolFull, SpoolUnreadable
-from opencode_events.settings import BrokerSettings, EventLogSettings, RelaySettings
+from opencode_events.relay.spool import Room, Spool, SpoolFull, SpoolUnreadable
+from opencode_events.settings import BrokerSettings, EventLogSettings
 from tests.broker.brokers import make_broker
 from tests.broker.fakes import FakeLog
 from tests.eventlog.steps import read_all
@@ -22,11 +21,6 @@ from tests.relay.stage import until
 from tests.samples import event, twin
 
 LIMIT = 1000
-
-
-@pytest.fixture(autouse=True)
-def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "RETRY_S", 0.001)
 
 
 class Missed:
@@ -79,10 +73,9 @@ async def taken(missed: Missed) -> AsyncIterator[Taken]:
     made.log.close()
 
 
-def make(broker: Broker, missed: Missed | None = None, **changes: Any) -> Intake:
-    return Intake(
-        RelaySettings(**changes), broker, missed or Missed(), max_event_bytes=LIMIT, directory=None, clock=lambda: 7.0
-    )
+def make(broker: Broker, missed: Missed | None = None, room: Room | None = None) -> Intake:
+    spool = Spool(room or Room(2**20, 2**20), None)
+    return Intake(broker, spool, missed or Missed(), max_event_bytes=LIMIT, clock=lambda: 7.0)
 
 
 async def pump(taken: Intake) -> list[Event]:
@@ -116,8 +109,22 @@ async def test_frames_come_out_in_their_order_and_are_counted() -> None:
 
     assert [one.id for one in found] == [f"evt_{number}" for number in range(1200)]
     assert [stored.event for stored in log.stored] == found
-    assert (into.frames, into.events, into.held_bytes) == (1200, 1200, 0)
+    assert (into.frames, into.events) == (1200, 1200)
     assert len([line for line in log.trace if line.startswith("append")]) == 3
+
+
+async def test_it_is_idle_when_all_that_was_put_is_in_the_log() -> None:
+    log = FakeLog()
+    into = make(make_broker(log))
+    pumping = asyncio.create_task(into.pump(lambda: False, lambda _: None))
+    await until(lambda: into.is_idle)
+
+    into.put(event(1).envelope)
+
+    assert not into.is_idle
+    await until(lambda: into.is_idle)
+    assert len(log.stored) == 1
+    pumping.cancel()
 
 
 async def test_what_comes_while_frames_are_appended_is_appended_too_until_it_is_over() -> None:
@@ -135,7 +142,7 @@ async def test_what_comes_while_frames_are_appended_is_appended_too_until_it_is_
 
 
 async def test_what_may_not_be_held_is_refused_and_what_was_taken_stays() -> None:
-    into = make(make_broker(), held_memory_bytes=1000, held_disk_bytes=0)
+    into = make(make_broker(), room=Room(1000, 0))
     frames = [event(number).envelope for number in range(100)]
     with pytest.raises(SpoolFull):
         list(map(into.put, frames))
@@ -149,6 +156,8 @@ async def test_another_connection_begins_with_nothing() -> None:
     into = make(make_broker())
     into.put(event().envelope)
     into.learned = {"ses_1": 3}
+
+    into.end()
     into.begin()
 
     assert await pump(into) == []

@@ -1,16 +1,14 @@
 """A request reaches upstream as it was sent, and the answer its client as it was given."""
 
 import socket
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from opencode_events.credentials import Credentials
 from opencode_events.tokens import Tokens
-from tests.relay.shield import Shield, Upstream, Wire, always, document, hop_free, read_answer
+from tests.relay.shield import Start, Wire, always, document, hop_free, read_answer
 
-Start = Callable[..., tuple[Upstream, Shield]]
 HELD = Credentials("opencode", "s3cret")
 SECRET = "tok-" + "5" * 32
 

@@ -5,15 +5,12 @@ import hashlib
 import random
 import socket
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.clients import until
-from tests.relay.shield import Shield, Upstream, Wire, always, read_answer
-
-Start = Callable[..., tuple[Upstream, Shield]]
+from tests.relay.shield import Shield, Start, Wire, always, read_answer
 
 MANY = 200 * 1024 * 1024
 PIECE = 256 * 1024

@@ -10,10 +10,8 @@ from typing import Any
 import pytest
 
 from tests.clients import LINGER_NONE, until
-from tests.relay.shield import Shield, Upstream, Wire, always, document, read_answer
+from tests.relay.shield import Shield, Start, Wire, always, document, read_answer
 from tests.servers import LOOPS
-
-Start = Callable[..., tuple[Upstream, Shield]]
 
 
 @pytest.fixture(params=LOOPS)

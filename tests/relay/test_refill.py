@@ -1,27 +1,15 @@
 """What was missed comes from upstream's history: all of it, where it belongs, however the history is told."""
 
-from collections.abc import AsyncIterator
+import asyncio
 from pathlib import Path
 
 import pytest
 
 from opencode_events.broker.selection import Selection
 from opencode_events.events import GAP
-from opencode_events.relay import patience, refill
+from opencode_events.relay import refill
 from tests.relay.fake_upstream import EVENTS, HISTORY, FakeUpstream
 from tests.relay.stage import MAX_EVENT_BYTES, Stage, audit, gaps, id_of, kind_of, until
-
-
-@pytest.fixture(autouse=True)
-def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(refill, "RETRY_S", 0.01)
-    monkeypatch.setattr(patience, "RETRY_S", 0.01)
-
-
-@pytest.fixture
-async def fake() -> AsyncIterator[FakeUpstream]:
-    async with FakeUpstream() as started:
-        yield started
 
 
 async def gap(fake: FakeUpstream, stage: Stage) -> None:
@@ -148,7 +136,7 @@ async def test_without_a_history_the_shield_is_live_all_the_same_and_fetches_it_
 
 
 async def test_a_history_that_never_ends_is_given_up(fake: FakeUpstream, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(refill, "ANSWER_S", 0.05)
+    monkeypatch.setattr(refill, "HISTORY_S", 0.05)
     async with Stage(fake) as stage:
         await stage.live()
         fake.moods[HISTORY] = "trickles"
@@ -257,6 +245,33 @@ async def test_a_history_longer_than_what_may_be_held_comes_whole(fake: FakeUpst
         found = await stage.logged()
         audit(found, fake.memory)
         assert [mark["refilled"] for mark in gaps(found)] == [802]
+
+
+async def test_the_history_and_the_stream_share_what_may_be_held(fake: FakeUpstream) -> None:
+    async with Stage(fake, held_memory_bytes=0, held_disk_bytes=200_000) as stage:
+        await stage.live()
+        fake.durable()
+        await stage.settled(fake.memory)
+        await fake.stop()
+        for _ in range(300):
+            fake.durable(pad="x" * 500)
+        fake.moods[HISTORY] = "stalls"
+        await fake.start()
+        await until(lambda: stage.statistic("held_bytes") > 80_000)  # of the history
+        for _ in range(200):
+            fake.transient(pad="x" * 1000)
+            await asyncio.sleep(0)
+        await until(lambda: not fake.listeners)
+
+        assert 150_000 < stage.statistic("held_bytes") < 200_000
+        assert stage.statistic("frames") < 200
+        fake.moods.clear()
+        await fake.stop()
+        await fake.start()
+        await stage.settled(fake.memory)
+        await stage.live()
+        assert stage.statistic("held_bytes") == 0
+        audit(await stage.logged(), fake.memory)
 
 
 # --- upstreams that are not what they were

@@ -3,44 +3,15 @@
 import asyncio
 import itertools
 import random
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 
 from opencode_events.broker.selection import Selection
 from opencode_events.events import DISPOSED, GAP
-from opencode_events.relay import patience, refill
 from tests.relay.fake_upstream import HISTORY, PATH, FakeUpstream
 from tests.relay.stage import Listener, Stage, audit, gaps, id_of, kind_of, until
-
-Lines = list[Any]
-
-
-@pytest.fixture(autouse=True)
-def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(refill, "RETRY_S", 0.01)
-    monkeypatch.setattr(patience, "RETRY_S", 0.01)
-
-
-@pytest.fixture
-def lines() -> Iterator[Lines]:
-    """What is logged."""
-    with capture_logs() as found:
-        yield found
-
-
-@pytest.fixture
-async def fake() -> AsyncIterator[FakeUpstream]:
-    async with FakeUpstream() as started:
-        yield started
-
-
-def named(lines: Lines, event: str) -> Lines:
-    return [line for line in lines if line["event"] == event]
-
 
 # --- the first connect
 
@@ -151,6 +122,21 @@ async def test_what_was_missed_stands_before_the_mark_and_what_was_held_behind_i
         assert mark["refilled"] == 10
         assert mark["from"] <= mark["to"]
         audit(stayed.envelopes, fake.memory)
+
+
+async def test_a_gap_in_the_stream_itself_begins_when_nothing_was_missing_yet(fake: FakeUpstream) -> None:
+    now_s = 100.0
+    async with Stage(fake, clock=lambda: now_s) as stage:
+        await stage.live()
+        fake.durable()
+        await stage.settled(fake.memory)
+        now_s = 200.0
+        fake.memory.note("ses_1", "message.updated", {})
+        fake.durable()
+        await stage.settled(fake.memory)
+
+        audit(await stage.logged(), fake.memory)
+        assert gaps(await stage.logged()) == [{"from": 100_000, "to": 200_000, "refilled": 4}]
 
 
 async def test_behind_a_gap_global_streams_are_told_to_look_anew_and_none_ends(fake: FakeUpstream) -> None:

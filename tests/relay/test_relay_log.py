@@ -2,44 +2,15 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 
 from opencode_events.errors import LogUnavailable
 from opencode_events.eventlog.sqlite import SqliteLog
-from opencode_events.relay import patience, refill
 from opencode_events.settings import EventLogSettings
 from tests.relay.fake_upstream import EVENTS, HISTORY, FakeUpstream
-from tests.relay.stage import Stage, audit, id_of, until
-
-Lines = list[Any]
-
-
-@pytest.fixture(autouse=True)
-def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(refill, "RETRY_S", 0.01)
-    monkeypatch.setattr(patience, "RETRY_S", 0.01)
-
-
-@pytest.fixture
-def lines() -> Iterator[Lines]:
-    """What is logged."""
-    with capture_logs() as found:
-        yield found
-
-
-@pytest.fixture
-async def fake() -> AsyncIterator[FakeUpstream]:
-    async with FakeUpstream() as started:
-        yield started
-
-
-def named(lines: Lines, event: str) -> Lines:
-    return [line for line in lines if line["event"] == event]
-
+from tests.relay.stage import Lines, Stage, audit, gaps, id_of, named, until
 
 # --- the log
 
@@ -119,6 +90,27 @@ async def test_upstream_is_let_go_when_more_would_have_to_be_held(
         assert "more is held" in lost["reason"]
 
 
+async def test_an_upstream_that_goes_while_the_log_takes_nothing_is_away_at_once(
+    fake: FakeUpstream, stubborn: StubbornLog, lines: Lines
+) -> None:
+    async with Stage(fake, eventlog=stubborn) as stage:
+        await stage.live()
+        stubborn.refuses = True
+        fake.durable()
+        await until(lambda: stage.statistic("held_bytes") or stage.statistic("frames") == 3)
+        fake.end()
+        await until(lambda: stage.relay.trouble is not None, 2.0)
+        assert stage.relay.trouble == "upstream is away: it ended the stream"
+        assert stage.statistic("live") is False
+        assert fake.count(EVENTS) == 1
+        stubborn.refuses = False
+        await stage.settled(fake.memory)
+        await stage.live()
+
+        audit(await stage.logged(), fake.memory)
+        assert [line["reason"] for line in named(lines, "relay.lost")] == ["it ended the stream"]
+
+
 @pytest.mark.parametrize("is_first", [True, False], ids=["first", "again"])
 async def test_a_log_that_takes_nothing_keeps_the_relay_from_nothing(
     fake: FakeUpstream, stubborn: StubbornLog, is_first: bool
@@ -170,6 +162,31 @@ async def test_a_sequence_that_breaks_while_the_log_takes_nothing_is_put_right_a
         audit(await stage.logged(), fake.memory)
 
 
+async def test_a_gap_begins_when_upstream_was_heard_last_not_when_the_log_took_it(
+    fake: FakeUpstream, stubborn: StubbornLog
+) -> None:
+    now_s = 100.0
+    async with Stage(fake, eventlog=stubborn, clock=lambda: now_s) as stage:
+        await stage.live()
+        fake.durable()
+        await stage.settled(fake.memory)
+        stubborn.refuses = True
+        fake.lose()
+        await until(lambda: stage.statistic("connections") == 2 and stage.statistic("frames") == 4)
+        now_s = 200.0
+        fake.durable()
+        await until(lambda: stage.statistic("frames") == 6)
+        fake.lose()
+        await until(lambda: not fake.listeners)
+        now_s = 300.0
+        stubborn.refuses = False
+        await until(lambda: stage.statistic("gaps") == 2)
+        await stage.live()
+
+        marks = gaps(await stage.logged())
+        assert [(mark["from"], mark["to"]) for mark in marks] == [(100_000, 300_000), (200_000, 300_000)]
+
+
 # --- the end
 
 
@@ -197,3 +214,17 @@ async def test_a_history_that_hangs_does_not_keep_a_lost_connection_from_being_t
         await stage.settled(fake.memory)
 
         audit(await stage.logged(), fake.memory)
+
+
+async def test_nothing_is_held_for_a_connection_that_is_over(fake: FakeUpstream) -> None:
+    async with Stage(fake, upstream_silence_s=0.3) as stage:
+        await stage.live()
+        fake.durable()
+        await stage.settled(fake.memory)
+        fake.moods[HISTORY] = "hang"
+        fake.lose()
+        await until(lambda: fake.count(HISTORY) == 2)
+        fake.transient()
+        await until(lambda: stage.statistic("held_bytes") > 0)
+        await fake.stop()
+        await until(lambda: stage.statistic("held_bytes") == 0, 3.0)

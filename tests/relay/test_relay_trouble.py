@@ -1,43 +1,15 @@
 """How a connection breaks, what is told of it, and what else upstream may say."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 
 from opencode_events.events import GAP
-from opencode_events.relay import patience, refill, relay
+from opencode_events.relay import relay
+from opencode_events.relay.upstream import FINDS_AT_ONCE
 from tests.clients import dumps
-from tests.relay.fake_upstream import EVENTS, FakeUpstream
-from tests.relay.stage import MAX_EVENT_BYTES, Stage, gaps, id_of, kind_of, until
-
-Lines = list[Any]
-
-
-@pytest.fixture(autouse=True)
-def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(refill, "RETRY_S", 0.01)
-    monkeypatch.setattr(patience, "RETRY_S", 0.01)
-
-
-@pytest.fixture
-def lines() -> Iterator[Lines]:
-    """What is logged."""
-    with capture_logs() as found:
-        yield found
-
-
-@pytest.fixture
-async def fake() -> AsyncIterator[FakeUpstream]:
-    async with FakeUpstream() as started:
-        yield started
-
-
-def named(lines: Lines, event: str) -> Lines:
-    return [line for line in lines if line["event"] == event]
-
+from tests.relay.fake_upstream import EVENTS, PATH, FakeUpstream
+from tests.relay.stage import MAX_EVENT_BYTES, Lines, Stage, gaps, id_of, kind_of, named, until
 
 # --- trouble
 
@@ -108,16 +80,6 @@ async def test_silence_is_an_end_and_a_heartbeat_is_none(fake: FakeUpstream, lin
         assert "no frame for 0.5 s" in lost["reason"]
 
 
-def test_pauses_grow_and_differ_and_have_a_limit() -> None:
-    for tries, (least, most) in enumerate([(1, 1.5), (2, 3), (4, 6), (8, 12), (16, 24), (20, 30), (20, 30)]):
-        pauses = [relay.pause_s(tries, 1.0, 30.0) for _ in range(200)]
-        assert least <= min(pauses) < max(pauses) <= most
-        assert max(pauses) - min(pauses) > (most - least) / 2
-    assert 20 <= relay.pause_s(10_000, 1.0, 30.0) <= 30
-    assert relay.pause_s(3, 5.0, 5.0) == 5.0
-    assert relay.pause_s(3, 5.0, 2.0) == 2.0
-
-
 async def test_tries_are_counted_from_the_last_time_that_it_was_heard(
     fake: FakeUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,6 +103,22 @@ async def test_tries_are_counted_from_the_last_time_that_it_was_heard(
 
         assert counts[:4] == [0, 1, 2, 3]
         assert counts[tried] == 0
+
+
+async def test_newcomers_who_wait_for_upstream_do_not_stand_in_the_relay_s_way(fake: FakeUpstream) -> None:
+    async with Stage(fake) as stage:
+        await stage.live()
+        fake.moods[PATH] = "hang"
+        waiting = [asyncio.create_task(stage.relay.directories.find(f"/srv/{number}")) for number in range(200)]
+        await until(lambda: fake.count(PATH) >= FINDS_AT_ONCE)
+        fake.lose()
+        await stage.away()
+        await until(lambda: stage.relay.trouble is None, 5.0)
+
+        assert fake.count(PATH) == FINDS_AT_ONCE
+        for each in waiting:
+            each.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
 
 
 # --- what upstream says

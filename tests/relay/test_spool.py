@@ -17,6 +17,7 @@ from opencode_events.relay.spool import (
     READ_BYTES,
     SEGMENTS,
     WRITE_BYTES,
+    Room,
     Spool,
     SpoolFull,
     SpoolUnreadable,
@@ -81,7 +82,7 @@ class FakeDisk:
         return self.files[-1]
 
     def spool(self, memory_bytes: int = 0, disk_bytes: int = PLENTY) -> Spool:
-        return Spool(memory_bytes, disk_bytes, None, open_file=self.open)
+        return Spool(Room(memory_bytes, disk_bytes), None, open_file=self.open)
 
 
 def item(number: int, size: int = KIB) -> bytes:
@@ -107,7 +108,7 @@ def drain(spool: Spool) -> list[bytes]:
 
 
 def test_what_fits_into_memory_needs_no_file() -> None:
-    spool = Spool(KIB, PLENTY, Path("/nowhere"))
+    spool = Spool(Room(KIB, PLENTY), Path("/nowhere"))
     for text in (b"a", b"", b"line\nbreaks\r\n\0"):
         spool.append(text)
 
@@ -118,7 +119,7 @@ def test_what_fits_into_memory_needs_no_file() -> None:
 
 
 def test_memory_is_used_up_to_the_limit_and_not_one_byte_more() -> None:
-    spool = Spool(2 * ITEM_BYTES + 10, 0, None)
+    spool = Spool(Room(2 * ITEM_BYTES + 10, 0), None)
     spool.append(b"12345")
 
     with pytest.raises(SpoolFull, match="1 items of 5 bytes wait"):
@@ -130,7 +131,7 @@ def test_memory_is_used_up_to_the_limit_and_not_one_byte_more() -> None:
 
 
 def test_memory_that_has_been_given_back_is_used_again() -> None:
-    spool = Spool(ITEM_BYTES + 5, 0, None)
+    spool = Spool(Room(ITEM_BYTES + 5, 0), None)
     for _ in range(3):
         spool.append(b"12345")
         assert spool.take(1, 1) == [b"12345"]
@@ -151,7 +152,7 @@ def test_the_files_are_filled_up_to_the_limit_and_not_one_byte_more() -> None:
 
 
 def test_without_room_on_disk_an_item_that_memory_cannot_hold_is_refused() -> None:
-    spool = Spool(100, 0, None)
+    spool = Spool(Room(100, 0), None)
 
     with pytest.raises(SpoolFull, match="0 items of 0 bytes wait"):
         spool.append(b"x" * 100)
@@ -298,7 +299,7 @@ def test_a_file_that_cannot_be_written_at_all_is_closed() -> None:
 
 
 def test_a_folder_that_is_not_there_is_a_full_disk(tmp_path: Path) -> None:
-    spool = Spool(0, PLENTY, tmp_path / "nowhere")
+    spool = Spool(Room(0, PLENTY), tmp_path / "nowhere")
 
     count = fill(spool)
 
@@ -353,7 +354,7 @@ def test_closing_gives_the_files_back_and_may_be_done_again() -> None:
 
 
 def test_a_real_file_has_no_name_and_goes_with_the_spool(tmp_path: Path) -> None:
-    spool = Spool(10 * KIB, PLENTY, tmp_path)
+    spool = Spool(Room(10 * KIB, PLENTY), tmp_path)
     for number in range(1000):
         spool.append(item(number))
 
@@ -375,7 +376,7 @@ def open_files(folder: Path) -> int:
 
 
 def test_what_waits_on_disk_takes_no_memory(tmp_path: Path) -> None:
-    spool = Spool(MIB, PLENTY, tmp_path)
+    spool = Spool(Room(MIB, PLENTY), tmp_path)
     tracemalloc.start()
     try:
         for number in range(20_000):
@@ -389,13 +390,76 @@ def test_what_waits_on_disk_takes_no_memory(tmp_path: Path) -> None:
     assert peak < MIB + WRITE_BYTES + 2 * READ_BYTES + 256 * KIB  # 20 MiB came
 
 
+# --- two in one room
+
+
+def two(room: Room, disk: FakeDisk | None = None, *, share: float = 1.0) -> tuple[Spool, Spool]:
+    open_file = (disk or FakeDisk()).open
+    return Spool(room, None, open_file=open_file), Spool(room, None, share=share, open_file=open_file)
+
+
+def test_what_one_takes_of_the_memory_the_other_may_not() -> None:
+    weight = 10 + ITEM_BYTES
+    first, second = two(Room(3 * weight, 0))
+    first.append(bytes(10))
+    first.append(bytes(10))
+    second.append(bytes(10))
+
+    for spool in (first, second):
+        with pytest.raises(SpoolFull):
+            spool.append(b"")
+    first.take(1, 10)
+    second.append(bytes(10))
+
+    assert (first.memory_taken, second.memory_taken) == (weight, 2 * weight)
+
+
+def test_what_one_takes_of_the_disk_the_other_may_not() -> None:
+    room = Room(0, MIB)
+    first, second = two(room)
+
+    count = fill(second)
+    with pytest.raises(SpoolFull):
+        first.append(item(0))
+
+    assert count == MIB // (KIB + LENGTH.size)
+    assert room.held_bytes == count * KIB
+    second.close()
+    assert fill(first) == count
+
+
+def test_who_has_a_share_takes_no_more_of_it_though_there_is_room() -> None:
+    room = Room(10 * KIB, MIB)
+    first, second = two(room, share=0.5)
+
+    fill(second)
+
+    assert 5 * KIB - KIB - ITEM_BYTES < second.memory_taken <= 5 * KIB
+    assert MIB // 2 - KIB - LENGTH.size < second.disk_taken <= MIB // 2
+    fill(first)
+    assert first.disk_taken + second.disk_taken <= MIB
+    assert first.memory_taken + second.memory_taken <= 10 * KIB
+    assert first.memory_taken > 4 * KIB
+
+
+def test_a_share_does_not_keep_room_free_that_another_has_taken() -> None:
+    first, second = two(Room(0, MIB), share=0.5)
+    fill(first)
+
+    with pytest.raises(SpoolFull):
+        second.append(item(0))
+
+
+# --- anything
+
+
 class AgainstADeque(RuleBasedStateMachine):
     """A spool on a disk that fails at times, and a deque that holds what was accepted."""
 
     def __init__(self) -> None:
         super().__init__()
         self.disk = FakeDisk(part_bytes=20_000)
-        self.spool = Spool(10 * KIB, 4 * MIB, None, open_file=self.disk.open)
+        self.spool = Spool(Room(10 * KIB, 4 * MIB), None, open_file=self.disk.open)
         self.model: deque[bytes] = deque()
         self.number = 0
 

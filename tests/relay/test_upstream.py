@@ -15,12 +15,6 @@ from tests.relay.stage import until
 
 
 @pytest.fixture
-async def fake() -> AsyncIterator[FakeUpstream]:
-    async with FakeUpstream() as started:
-        yield started
-
-
-@pytest.fixture
 async def asked(fake: FakeUpstream) -> AsyncIterator[Upstream]:
     """What asks `fake`."""
     async with make(fake) as upstream:
@@ -181,7 +175,7 @@ async def test_a_place_that_is_not_told_raises(fake: FakeUpstream, asked: Upstre
 async def test_a_place_that_is_not_told_in_time_raises(
     fake: FakeUpstream, asked: Upstream, mood: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "ANSWER_S", 0.05)
+    monkeypatch.setattr(module, "SMALL_ANSWER_S", 0.05)
     fake.moods[PATH] = mood
     with pytest.raises(UpstreamSlow, match="/path"):
         await asked.find_directory("/srv/a")

@@ -7,7 +7,6 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Callable
 
 import pytest
 from aiohttp.http_websocket import WS_KEY
@@ -16,9 +15,7 @@ from opencode_events.credentials import Credentials
 from opencode_events.relay import websocket
 from opencode_events.relay.websocket import MAX_MESSAGE_BYTES
 from tests.clients import LINGER_NONE, until
-from tests.relay.shield import Asked, Shield, Upstream, Wire, always, document, read_answer
-
-Start = Callable[..., tuple[Upstream, Shield]]
+from tests.relay.shield import Asked, Shield, Start, Wire, always, document, read_answer
 
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 KEY = base64.b64encode(bytes(16)).decode()
@@ -164,7 +161,7 @@ def test_a_goodbye_that_is_not_answered_is_the_end_all_the_same(
         over.set()
 
     over = threading.Event()
-    monkeypatch.setattr(websocket, "ANSWER_S", 0.1)
+    monkeypatch.setattr(websocket, "GOODBYE_ANSWER_S", 0.1)
     _, shield = shielded(serve)
     _, frames = open_websocket(shield)
 
