@@ -143,6 +143,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         ("port", "", "expects a whole number, not ''"),
         ("backlog_events", "0", "must be at least 1, not 0"),
         ("heartbeat_s", "0", "must be at least 0.01, not 0.0"),
+        ("drain_s", math.nan, "expects a finite number, not nan"),
         ("drain_s", "nan", "expects a finite number, not 'nan'"),
         ("drain_s", "inf", "expects a finite number, not 'inf'"),
         ("drain_s", "5s", "expects a finite number, not '5s'"),

@@ -279,7 +279,7 @@ def _expects_stream(request: web.Request) -> bool:
 
     Upstream keeps a listener for each that it ever began. What the answer is, is known by its content type only.
     """
-    is_named = request.path.rstrip("/").endswith("/event")
+    is_named = request.path.partition("#")[0].rstrip("/").endswith("/event")
     return request.method == hdrs.METH_GET and (is_named or EVENT_STREAM in request.headers.get(hdrs.ACCEPT, ""))
 
 

@@ -31,9 +31,9 @@ class Shield:
 
 
 def spelled_out(path: str) -> str:
-    """Return the path that upstream takes `path` for: without empty segments, parameters, and capitals.
+    """Return the path that upstream takes `path` for: without empty segments, parameters, a fragment, and capitals.
 
     A stream that was asked for by another spelling would be upstream's own, which nobody bounds.
     """
-    segments = (segment.partition(";")[0] for segment in path.lower().split("/"))
+    segments = (segment.partition(";")[0] for segment in path.partition("#")[0].lower().split("/"))
     return "/" + "/".join(segment for segment in segments if segment)

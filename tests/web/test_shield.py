@@ -421,8 +421,16 @@ def test_a_history_that_no_directory_bounds_is_not_for_who_is_bounded(held: Shie
 
 @pytest.mark.parametrize(
     "target",
-    ["/global/event/", "//global/event", "/global//event", "/GLOBAL/Event", "/global/event;x=1", "/%67lobal/event/"],
-)
+    [
+        "/global/event/",
+        "//global/event",
+        "/global//event",
+        "/GLOBAL/Event",
+        "/global/event;x=1",
+        "/%67lobal/event/",
+        "/global/event#?x",
+    ],
+)  # fmt: skip
 def test_a_stream_in_another_spelling_is_ours(server: ShieldServer, target: str) -> None:
     stream = server.client.subscribe(target)
     server.happen(one(1))
@@ -445,6 +453,8 @@ def test_what_only_looks_like_a_stream_is_passed_through(server: ShieldServer, t
         ("//Event///", "/event"),
         ("/global;a=b/event;c", "/global/event"),
         ("/;x", "/"),
+        ("/global/event#", "/global/event"),
+        ("/event/#/x", "/event"),
     ],
 )
 def test_a_path_is_spelled_out_as_upstream_reads_it(path: str, expected: str) -> None:
