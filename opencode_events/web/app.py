@@ -95,6 +95,8 @@ def build_app(
     app = web.Application()
     app[HEAD_BYTES], app[CONNECTIONS] = access.max_head_bytes, watched
     for path, methods in routes.items():
+        if path not in STREAMS and "GET" in methods:
+            methods["HEAD"] = methods["GET"]  # aiohttp leaves the body out; of a stream there would be nothing to say
         for method, handler in methods.items():
             app.router.add_route(method, path, guard(handler, need_of(method, path)))
         app.router.add_route("OPTIONS", path, guard(cors.preflight))

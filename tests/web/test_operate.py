@@ -13,14 +13,14 @@ from tests.servers import Daemon, Server
 PATHS = {
     "/event": {"GET", "POST"},
     "/global/event": {"GET", "POST"},
-    "/global/health": {"GET"},
+    "/global/health": {"GET", "HEAD"},
     "/sync/history": {"POST"},
-    "/-/healthy": {"GET"},
-    "/-/ready": {"GET"},
-    "/-/status": {"GET"},
-    "/-/metrics": {"GET"},
-    "/-/openapi.json": {"GET"},
-    "/-/subscribers": {"GET"},
+    "/-/healthy": {"GET", "HEAD"},
+    "/-/ready": {"GET", "HEAD"},
+    "/-/status": {"GET", "HEAD"},
+    "/-/metrics": {"GET", "HEAD"},
+    "/-/openapi.json": {"GET", "HEAD"},
+    "/-/subscribers": {"GET", "HEAD"},
 }
 
 
@@ -148,8 +148,24 @@ def test_a_handle_that_has_gone_is_not_shown(client: Client) -> None:
     until(lambda: client.subscribers() == [])
 
 
-@pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("method", ["HEAD", "PUT", "PATCH", "DELETE", "TRACE"])
+@pytest.mark.parametrize("path", [path for path, methods in PATHS.items() if "HEAD" in methods])
+def test_a_monitor_may_ask_for_the_head_alone(client: Client, path: str) -> None:
+    """RFC 9110, section 9.3.2."""
+    answer, whole = client.send("HEAD", path), client.get(path)
+
+    assert (answer.status, answer.body) == (200, b"")
+    assert answer.head["Content-Type"] == whole.head["Content-Type"]
+
+
+@pytest.mark.parametrize(
+    ("path", "method"),
+    [
+        (path, method)
+        for path, methods in PATHS.items()
+        for method in ("HEAD", "PUT", "PATCH", "DELETE", "TRACE")
+        if method not in methods
+    ],
+)
 def test_a_method_that_a_path_has_not_is_405(server: Server, path: str, method: str) -> None:
     answer = server.client.send(method, path)
 
