@@ -143,6 +143,12 @@ class Connections:
             if connection.active and connection.token in tokens:
                 connection.evict("revoked")
 
+    def interrupt(self, error: Exception) -> None:
+        """Have whoever waits for more of a body get `error` instead, and its client an answer."""
+        for connection in self.watched():
+            if connection.active and connection.body is not None and not connection.body.is_eof():
+                connection.body.set_exception(error)
+
     def statistics(self) -> dict[str, object]:
         """Return how many there are that are no streams, and how many requests were refused, by status."""
         return {"connections": len(self._known), "refusals": {str(status): n for status, n in self._refusals.items()}}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients import NDJSON, Client, Stream, dumps, envelope, payload, until
+from tests.clients import NDJSON, Client, Stream, dumps, envelope, parse_head, payload, until
 from tests.servers import LOOPS, Daemon, Server
 
 StartDaemon = Callable[..., Daemon]
@@ -147,8 +147,11 @@ def test_who_comes_meanwhile_is_told_to_come_again_and_where_to_go_on(start_daem
     assert daemon.wait() == 0
 
 
-def test_publishers_in_the_middle_of_a_stream_do_not_hold_it_up(start_daemon: StartDaemon) -> None:
-    daemon = start_daemon()
+@pytest.mark.parametrize("uvloop", [False, True])
+def test_publishers_in_the_middle_of_a_stream_do_not_hold_it_up_and_are_told(
+    start_daemon: StartDaemon, uvloop: bool
+) -> None:
+    daemon = start_daemon(uvloop=uvloop)
     client = daemon.client
     sock = client.connect()
     sock.sendall(client.request("/global/event", f"Content-Type: {NDJSON}", "Content-Length: 99999", method="POST"))
@@ -158,6 +161,10 @@ def test_publishers_in_the_middle_of_a_stream_do_not_hold_it_up(start_daemon: St
     began = time.monotonic()
     daemon.signal(signal.SIGTERM)
 
+    raw, _, body = sock.recv(65_536).partition(b"\r\n\r\n")
+    head = parse_head(raw)
+    assert (head.status, head["Retry-After"]) == (503, "1")
+    assert b'"accepted":1' in body
     assert daemon.wait() == 0
     assert time.monotonic() - began < 5
     assert stored(daemon.log_path) == [(1, "evt_1")]
