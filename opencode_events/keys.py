@@ -64,6 +64,7 @@ def load(settings: Settings, environment: Mapping[str, str]) -> Keys:
 def check(settings: Settings, environment: Mapping[str, str]) -> None:
     """Raise SettingError or DaemonError for what would keep a daemon with these settings from listening."""
     load(settings, environment).refuse_strangers(sockets.addresses(settings.server.host))
+    sockets.tls_context(settings.server)
 
 
 def is_loopback(address: str) -> bool:

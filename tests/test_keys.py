@@ -1,7 +1,9 @@
 """What opens a daemon, and that one which nothing protects stays on its machine."""
 
 import os
+import re
 import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,12 +14,13 @@ from opencode_events import keys
 from opencode_events.access_settings import AccessSettings
 from opencode_events.cli.main import main
 from opencode_events.credentials import Credentials
-from opencode_events.errors import SettingError
+from opencode_events.errors import DaemonError, SettingError
 from opencode_events.keys import Keys, is_loopback
 from opencode_events.settings import ServerSettings, Settings
 from tests.clients import until
 from tests.servers import Daemon
 
+CERTIFICATE = Path(__file__).parent / "data/localhost.pem"
 SECRET = "tok-" + "5" * 32
 TABLE = f'[one]\ntoken = "{SECRET}"\nscopes = ["subscribe", "operate"]\n'
 NOTHING = Keys(credentials=None, tokens=None)
@@ -65,6 +68,19 @@ def test_with_a_password_or_tokens_it_may_listen_anywhere(file: Path) -> None:
     keys.check(chosen(file, "0.0.0.0,::1"), {})
     with pytest.raises(SettingError, match="can be reached"):
         keys.check(chosen(host="0.0.0.0,::1"), {"OPENCODE_SERVER_PASSWORD": ""})
+
+
+@pytest.mark.parametrize("key", ["", "absent.pem", "other.pem"], ids=["not in the file", "absent", "another one's"])
+def test_a_certificate_that_cannot_be_used_is_told_before_a_start_and_a_reload(tmp_path: Path, key: str) -> None:
+    (tmp_path / "cert.pem").write_text(re.sub(r"-----BEGIN [A-Z ]*KEY.*", "", CERTIFICATE.read_text(), flags=re.DOTALL))
+    other = subprocess.run(["openssl", "genrsa", "2048"], capture_output=True, text=True, check=True).stdout
+    (tmp_path / "other.pem").write_text(other)
+    server = ServerSettings(tls_cert=str(tmp_path / "cert.pem"), tls_key=str(tmp_path / key) if key else "")
+
+    with pytest.raises(DaemonError, match=r"tls_cert, tls_key: .*cert\.pem.* cannot be used"):
+        keys.check(Settings(server=server), {})
+
+    keys.check(Settings(server=ServerSettings(tls_cert=str(CERTIFICATE))), {})
 
 
 def test_a_reload_puts_new_tokens_in_force_and_tells_whose_are_gone(file: Path) -> None:
