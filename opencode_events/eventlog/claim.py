@@ -10,6 +10,7 @@ import fcntl
 import os
 from pathlib import Path
 
+from opencode_events import lockfile
 from opencode_events.errors import DaemonError
 
 
@@ -22,7 +23,8 @@ class Claim:
 
     def __init__(self, path: Path) -> None:
         # Beside the log itself, whatever links lead there.
-        self._lock: int | None = os.open(f"{path.resolve()}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._path = path.resolve()
+        self._lock: int | None = lockfile.open_lock(Path(f"{self._path}.lock"))
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.ftruncate(self._lock, 0)
@@ -35,6 +37,12 @@ class Claim:
         except BaseException:
             self.close()
             raise
+
+    def give_to_owner(self) -> None:
+        """Have a log that root has made belong to whom its directory does. Raises OSError."""
+        for suffix in ("", "-wal", "-shm"):
+            with contextlib.suppress(FileNotFoundError):
+                lockfile.give_to_owner(Path(f"{self._path}{suffix}"))
 
     def close(self) -> None:
         """Let others have it. Twice is fine."""

@@ -62,11 +62,13 @@ class SqliteLog:
         self._reads = ThreadPoolExecutor(1, thread_name_prefix="eventlog-read")
         try:
             with contextlib.ExitStack() as opened:
+                claim = None if path is None else opened.enter_context(contextlib.closing(Claim(path)))
                 if path is not None:
-                    opened.callback(Claim(path).close)
                     rescue.finish(path)
                 self._database = Database(path, durable=self._durable)
                 opened.callback(lambda: self._database.close())
+                if claim is not None:
+                    claim.give_to_owner()
                 self._begin_epoch()
                 self.newest_ms = rows.newest_ms(self._database.writer)
                 self._opened = opened.pop_all()
