@@ -11,6 +11,7 @@ import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 from opencode_events import secretfile
 from opencode_events.errors import SettingError
@@ -24,9 +25,12 @@ FILE_BYTES = 4096
 SCHEME = "basic "
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Credentials:
-    """A user and a password. Neither shows in `repr`, which ends up in logs."""
+    """A user and a password. Neither shows in `repr`, which ends up in logs.
+
+    Who holds them asks them each time: a reload may change what they are.
+    """
 
     username: str = field(repr=False)
     password: str = field(repr=False)
@@ -35,6 +39,12 @@ class Credentials:
         """Raise SettingError for what RFC 7617, section 2, cannot express."""
         if ":" in self.username:
             raise SettingError("upstream_username", "must not have a colon: it ends the name in HTTP Basic")
+
+    def take(self, others: Self) -> bool:
+        """Be what `others` are from now on; tell whether that is something else."""
+        is_new = self != others
+        self.username, self.password = others.username, others.password
+        return is_new
 
     @property
     def auth_token(self) -> str:

@@ -3,6 +3,7 @@
 The shield shows the password to the server behind as well; that is `relay`'s.
 """
 
+import functools
 import ipaddress
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -17,10 +18,11 @@ from opencode_events.tokens import Tokens
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Keys:
-    """What is held. With neither, nobody has to show anything."""
+    """What is held. With neither, nobody has to show anything. `reread` returns the credentials as they are now."""
 
     credentials: Credentials | None
     tokens: Tokens | None
+    reread: Callable[[], Credentials | None] = lambda: None
 
     def refuse_strangers(self, addresses: Iterable[str]) -> None:
         """Raise SettingError if others than this machine could come to `addresses` and would be let in."""
@@ -35,35 +37,38 @@ class Keys:
                 )
 
     def prepare(self, new: Settings, *, revoke: Callable[[frozenset[str]], None]) -> Callable[[], None] | None:
-        """Read the tokens of new settings; return what puts them in force. See `Reloaders.add`.
+        """Read the tokens of new settings, and the password; return what puts both in force. See `Reloaders.add`.
 
-        `revoke` is then told the names of those that are gone, or are not what they were. Whether there are any is
-        decided at the start. Raises SettingError.
+        `revoke` is then told the names of the tokens that are gone, or are not what they were; of another password,
+        the empty name of whoever has shown the old one. Whether there are tokens, or a password, and which file it is
+        in, is decided at the start. Raises SettingError.
         """
         held, path = self.tokens, new.access.tokens_file
-        if held is None:
-            return None if path else _nothing
-        if not path:
+        read = None if self.credentials is None else self.reread()
+        if (held is None) != (not path):
             return None
-        known = tokens.load(_expanded(path))
-        return lambda: revoke(held.replace(known))
+        known = None if held is None else tokens.load(_expanded(path))
 
+        def commit() -> None:
+            gone = frozenset[str]() if held is None or known is None else held.replace(known)
+            if self.credentials is not None and read is not None and self.credentials.take(read):
+                gone |= {tokens.EVERYTHING.name}
+            revoke(gone)
 
-def _nothing() -> None:
-    """There is nothing to put in force."""
+        return commit
 
 
 def load(settings: Settings, environment: Mapping[str, str]) -> Keys:
     """Return what the settings and the environment name. Raises SettingError for a file that cannot be used."""
     path = settings.access.tokens_file
-    return Keys(
-        credentials=credentials.load(settings.relay, environment), tokens=Tokens(_expanded(path)) if path else None
-    )
+    reread = functools.partial(credentials.load, settings.relay, environment)
+    return Keys(credentials=reread(), tokens=Tokens(_expanded(path)) if path else None, reread=reread)
 
 
 def check(settings: Settings, environment: Mapping[str, str]) -> None:
     """Raise SettingError or DaemonError for what would keep a daemon with these settings from listening."""
     load(settings, environment).refuse_strangers(sockets.addresses(settings.server.host))
+    sockets.tls_context(settings.server)
 
 
 def is_loopback(address: str) -> bool:

@@ -31,9 +31,10 @@ SIOCOUTQ = 0x5411  # tcp(7): bytes in the send queue that the peer has not ackno
 LINGER_NONE = struct.pack("ii", 1, 0)
 LINGER_USUAL = struct.pack("ii", 0, 0)
 
-# asyncio takes the backlog also as the number of tries to accept in one turn, and complains of each that fails: with no
-# descriptor left, 4 096 of them are a second of work, every second.
-ACCEPTS_A_TURN = 16
+# asyncio takes the backlog also as the number of tries to accept in one turn. With no descriptor left it complains of
+# each that fails, and each of them has it try as often again a second later: 16 were soon a thousand tracebacks a
+# second. A storm of clients is accepted as fast one by one.
+ACCEPTS_A_TURN = 1
 
 
 def listen(settings: ServerSettings) -> list[socket.socket]:

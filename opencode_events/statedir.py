@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from opencode_events import lockfile
 from opencode_events.errors import DaemonError
 
 LOCK_NAME = "daemon.lock"
@@ -53,7 +54,7 @@ class StateDir:
     def __enter__(self) -> Self:
         make(self.path)
         try:
-            lock = os.open(self.path / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
+            lock = lockfile.open_lock(self.path / LOCK_NAME)
         except OSError as error:
             raise unusable(self.path, error) from error
         try:

@@ -6,7 +6,6 @@ and knows nothing of sockets. Without systemd (no NOTIFY_SOCKET, no LISTEN_FDS) 
 """
 
 import asyncio
-import contextlib
 import os
 import socket
 import sys
@@ -97,11 +96,16 @@ class Notifier:
         return f"STATUS={status}"
 
     def _send(self, *lines: str) -> None:
-        """Send the lines that are not empty, in one datagram. One that cannot be sent is no reason to end."""
+        """Send the lines that are not empty, in one datagram. One that cannot be sent is no reason to end.
+
+        The status that was lost with it is told again, with what is said next.
+        """
         text = "\n".join(filter(None, lines))
         if text and self._socket is not None:
-            with contextlib.suppress(OSError):
+            try:
                 self._socket.sendto(text.encode(), self._address)
+            except OSError:
+                self._status = ""
 
 
 def describe(subscribers: int, lagging: int) -> str:

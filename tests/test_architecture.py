@@ -34,7 +34,8 @@ PICTURE: dict[str, set[str]] = {
     "log_settings": {"declared"},
     "settings": {"declared", "access_settings", "log_settings"},
     "configuration": {"errors", "declared", "settings"},
-    "statedir": {"errors"},
+    "lockfile": set(),
+    "statedir": {"errors", "lockfile"},
     "prefixes": set(),
     "secretfile": {"errors"},
     "holder": set(),
@@ -42,7 +43,7 @@ PICTURE: dict[str, set[str]] = {
     "systemd": {"errors"},
     "reloaders": {"settings"},
     # 2: they do not know each other
-    "eventlog": {"errors", "cursor", "events", "settings", "twins"},
+    "eventlog": {"errors", "cursor", "events", "settings", "twins", "lockfile"},
     "credentials": {"errors", "settings", "secretfile"},
     "tokens": {"errors", "prefixes", "secretfile"},
     "keys": {"errors", "settings", "credentials", "tokens", "sockets"},

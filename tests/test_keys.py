@@ -1,7 +1,9 @@
 """What opens a daemon, and that one which nothing protects stays on its machine."""
 
 import os
+import re
 import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,12 +14,13 @@ from opencode_events import keys
 from opencode_events.access_settings import AccessSettings
 from opencode_events.cli.main import main
 from opencode_events.credentials import Credentials
-from opencode_events.errors import SettingError
+from opencode_events.errors import DaemonError, SettingError
 from opencode_events.keys import Keys, is_loopback
-from opencode_events.settings import ServerSettings, Settings
+from opencode_events.settings import RelaySettings, ServerSettings, Settings
 from tests.clients import until
 from tests.servers import Daemon
 
+CERTIFICATE = Path(__file__).parent / "data/localhost.pem"
 SECRET = "tok-" + "5" * 32
 TABLE = f'[one]\ntoken = "{SECRET}"\nscopes = ["subscribe", "operate"]\n'
 NOTHING = Keys(credentials=None, tokens=None)
@@ -67,6 +70,19 @@ def test_with_a_password_or_tokens_it_may_listen_anywhere(file: Path) -> None:
         keys.check(chosen(host="0.0.0.0,::1"), {"OPENCODE_SERVER_PASSWORD": ""})
 
 
+@pytest.mark.parametrize("key", ["", "absent.pem", "other.pem"], ids=["not in the file", "absent", "another one's"])
+def test_a_certificate_that_cannot_be_used_is_told_before_a_start_and_a_reload(tmp_path: Path, key: str) -> None:
+    (tmp_path / "cert.pem").write_text(re.sub(r"-----BEGIN [A-Z ]*KEY.*", "", CERTIFICATE.read_text(), flags=re.DOTALL))
+    other = subprocess.run(["openssl", "genrsa", "2048"], capture_output=True, text=True, check=True).stdout
+    (tmp_path / "other.pem").write_text(other)
+    server = ServerSettings(tls_cert=str(tmp_path / "cert.pem"), tls_key=str(tmp_path / key) if key else "")
+
+    with pytest.raises(DaemonError, match=r"tls_cert, tls_key: .*cert\.pem.* cannot be used"):
+        keys.check(Settings(server=server), {})
+
+    keys.check(Settings(server=ServerSettings(tls_cert=str(CERTIFICATE))), {})
+
+
 def test_a_reload_puts_new_tokens_in_force_and_tells_whose_are_gone(file: Path) -> None:
     held, revoked = keys.load(chosen(file), {}), list[frozenset[str]]()
     file.write_text(TABLE.replace("one", "two"))
@@ -93,6 +109,45 @@ def test_whether_there_are_tokens_at_all_is_not_for_a_reload(file: Path) -> None
     assert keys.load(chosen(file), {}).prepare(chosen(), revoke=lambda names: None) is None
     assert NOTHING.prepare(chosen(file), revoke=lambda names: None) is None
     assert NOTHING.prepare(chosen(), revoke=lambda names: None) is not None
+
+
+@pytest.fixture
+def password_file(tmp_path: Path) -> Path:
+    path = tmp_path / "password"
+    path.touch(mode=0o600)
+    path.write_text("old\n")
+    return path
+
+
+def with_password(path: Path) -> Settings:
+    return Settings(relay=RelaySettings(upstream_password_file=str(path)))
+
+
+def test_a_reload_puts_a_new_password_in_force_and_tells_whose_is_gone(password_file: Path) -> None:
+    settings = with_password(password_file)
+    held, revoked = keys.load(settings, {}), list[frozenset[str]]()
+    assert held.credentials is not None
+    shown = Credentials("opencode", "old").authorization, Credentials("opencode", "new").authorization
+    password_file.write_text("new\n")
+
+    commit = held.prepare(settings, revoke=revoked.append)
+
+    assert commit is not None
+    assert [held.credentials.matches(one, None) for one in shown] == [True, False]
+    commit()
+    assert [held.credentials.matches(one, None) for one in shown] == [False, True]
+    again = held.prepare(settings, revoke=revoked.append)
+    assert again is not None
+    again()
+    assert revoked == [{""}, frozenset()]
+
+
+def test_a_reload_that_finds_no_password_is_refused(password_file: Path) -> None:
+    held = keys.load(with_password(password_file), {})
+    password_file.unlink()
+
+    with pytest.raises(SettingError, match="cannot be read"):
+        held.prepare(with_password(password_file), revoke=lambda names: None)
 
 
 # --- a whole daemon
@@ -157,3 +212,20 @@ def test_a_hang_up_has_the_file_read_again(start_daemon: Callable[..., Daemon], 
     daemon.signal(signal.SIGHUP)
     until(lambda: any(line["event"] == "daemon.reload_failed" for line in daemon.lines()))
     assert daemon.client.send("GET", "/-/status", Authorization=f"Bearer {SECRET}x").status == 200
+
+
+def test_a_hang_up_has_the_password_read_again(start_daemon: Callable[..., Daemon], password_file: Path) -> None:
+    daemon = start_daemon(upstream_password_file=password_file)
+    client, old, new = daemon.client, Credentials("opencode", "old"), Credentials("opencode", "new")
+    stream = client.subscribe("/global/event", f"Authorization: {old.authorization}")
+    password_file.write_text("new\n")
+
+    daemon.signal(signal.SIGHUP)
+
+    assert stream.rest()[-1].properties["reason"] == "operator"
+    assert client.send("GET", "/-/status", Authorization=old.authorization).status == 401
+    assert client.send("GET", "/-/status", Authorization=new.authorization).status == 200
+    password_file.unlink()
+    daemon.signal(signal.SIGHUP)
+    until(lambda: any(line["event"] == "daemon.reload_failed" for line in daemon.lines()))
+    assert client.send("GET", "/-/status", Authorization=new.authorization).status == 200

@@ -19,7 +19,7 @@ import aiohttp
 import click
 
 from opencode_events import configuration, settings, statedir
-from opencode_events.cli import client
+from opencode_events.cli.client import CONNECT_S
 from opencode_events.cli.exits import Exit
 from opencode_events.cli.options import only, setting_options
 from opencode_events.errors import DaemonError
@@ -145,7 +145,7 @@ def _spawn(arguments: list[str], err: Path) -> subprocess.Popen[bytes]:
 async def _wait_ready(child: subprocess.Popen[bytes], path: Path, timeout_s: float) -> statedir.DaemonInfo | None:
     """Return the child's `daemon.json` once it answers; None when it has ended, or time is up."""
     try:
-        async with asyncio.timeout(timeout_s), client.session() as session:
+        async with asyncio.timeout(timeout_s), _prober() as session:
             while child.poll() is None:
                 info = statedir.read(path)
                 if info is not None and info.pid == child.pid:
@@ -157,6 +157,16 @@ async def _wait_ready(child: subprocess.Popen[bytes], path: Path, timeout_s: flo
     except TimeoutError:
         pass
     return None
+
+
+def _prober() -> aiohttp.ClientSession:
+    """Return what asks our own child whether it answers.
+
+    It shows nobody a password, so it takes any certificate: whichever a setting names, and for whatever name.
+    """
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(ssl=False), timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S)
+    )
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:

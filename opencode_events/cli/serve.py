@@ -35,7 +35,7 @@ def run(config: Path | None, **flags: object) -> int:
 def check_config(config: Path | None, **flags: object) -> None:
     """Check the settings and show each with where it came from. A bad one is named; the exit code is then 2.
 
-    The files of passwords and tokens are read, too.
+    The files of passwords and tokens are read, too, and those of the certificate and its key.
     """
     chosen = configuration.gather(flags, None, config)
     effective = configuration.build(chosen)

@@ -62,8 +62,7 @@ def install(user: bool, directory: Path | None, config_directory: Path | None, f
         wanted[config] = CONFIG.format(user="--user " if user else "")
     for path, text in wanted.items():
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, "utf-8")
+            write(path, text, is_for_all=not user)
         except OSError as error:
             raise DaemonError(f"{path} cannot be written: {error.strerror}") from error
         click.echo(f"wrote {path}")
@@ -94,7 +93,8 @@ def uninstall(user: bool, directory: Path | None) -> None:
     if not found:
         raise DaemonError(f"there is nothing of ours in {target}")
     systemctl = "systemctl --user" if user else "systemctl"
-    click.echo(f"\nWhat runs goes on. To end it:\n  {systemctl} stop opencode-events.socket opencode-events.service")
+    click.echo("\nWhat runs goes on, and what was enabled is still linked. To end both, instances alike:")
+    click.echo(f"  {systemctl} disable --now opencode-events.socket opencode-events.service")
     click.echo(f"  {systemctl} daemon-reload")
 
 
@@ -104,6 +104,21 @@ def show(user: bool) -> None:
     """Print what `install` would write."""
     for number, (name, text) in enumerate(render(find_command(is_user=user), is_user=user)):
         click.echo(f"{'' if number == 0 else chr(10)}# --- {unit_directory(is_user=user) / name}\n{text}", nl=False)
+
+
+def write(path: Path, text: str, *, is_for_all: bool) -> None:
+    """Write a file, and make the directories that lead to it. Raises OSError.
+
+    A service of the system has an account of its own: it must be able to read its settings, whatever the umask of who
+    installs it. Directories that are there keep their modes.
+    """
+    missing = [each for each in path.parents if not each.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, "utf-8")
+    if is_for_all:
+        path.chmod(0o644)
+        for each in missing:
+            each.chmod(0o755)
 
 
 def render(command: str, *, is_user: bool) -> Iterator[tuple[str, str]]:
@@ -150,8 +165,11 @@ def find_command(*, is_user: bool) -> str:
 
 
 def quoted(word: str) -> str:
-    """Return a word of a command line as systemd.service(5) and systemd.unit(5), "SPECIFIERS", want it."""
-    text = word.replace("%", "%%").replace("$", "$$")
+    """Return a word of a command line as systemd.service(5) and systemd.unit(5), "SPECIFIERS", want it.
+
+    A dollar sign stands for itself: in the program's path, the only word that may have one, nothing is substituted.
+    """
+    text = word.replace("%", "%%")
     if re.fullmatch(r"[\w@%+=:,./$-]+", text):
         return text
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

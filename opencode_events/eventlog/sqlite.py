@@ -19,6 +19,7 @@ from opencode_events.cursor import Cursor, mint_epoch
 from opencode_events.errors import DaemonError, LogUnavailable
 from opencode_events.eventlog import aggregates, rescue, retention, rows
 from opencode_events.eventlog.base import Aggregate, Appended, Outcome, Page, Query, SyncRow
+from opencode_events.eventlog.claim import Claim
 from opencode_events.eventlog.database import MEMORY, Database, transaction
 from opencode_events.eventlog.epochs import Epoch, Epochs
 from opencode_events.events import Event
@@ -60,15 +61,17 @@ class SqliteLog:
         self._writes = ThreadPoolExecutor(1, thread_name_prefix="eventlog-write")
         self._reads = ThreadPoolExecutor(1, thread_name_prefix="eventlog-read")
         try:
-            if path is not None:
-                rescue.finish(path)
-            self._database = Database(path, durable=self._durable)
-            try:
+            with contextlib.ExitStack() as opened:
+                claim = None if path is None else opened.enter_context(contextlib.closing(Claim(path)))
+                if path is not None:
+                    rescue.finish(path)
+                self._database = Database(path, durable=self._durable)
+                opened.callback(lambda: self._database.close())
+                if claim is not None:
+                    claim.give_to_owner()
                 self._begin_epoch()
                 self.newest_ms = rows.newest_ms(self._database.writer)
-            except BaseException:
-                self._database.close()
-                raise
+                self._opened = opened.pop_all()
         except (sqlite3.Error, OSError) as error:
             raise DaemonError(f"the event log {path or MEMORY} cannot be opened: {error}") from error
 
@@ -266,7 +269,7 @@ class SqliteLog:
             self._is_closed = True
             self._reads.shutdown()
             self._writes.shutdown()
-            self._database.close()
+            self._opened.close()
 
     def statistics(self) -> dict[str, object]:
         """See `EventLog.statistics`."""

@@ -39,7 +39,7 @@ class Upstream:
     def __init__(self, settings: RelaySettings, credentials: Credentials | None, *, max_row_bytes: int) -> None:
         self._settings = settings
         self._base = settings.upstream.rstrip("/")
-        self._headers = {} if credentials is None else {"Authorization": credentials.authorization}
+        self._credentials = credentials
         self._max_row_bytes = max_row_bytes
         self._session: aiohttp.ClientSession  # for the relay, which is one
         self._finding: aiohttp.ClientSession  # for those who come, who must not stand in its way
@@ -59,7 +59,6 @@ class Upstream:
         return aiohttp.ClientSession(
             connector=connector(limit=limit),
             cookie_jar=aiohttp.DummyCookieJar(),
-            headers=self._headers,
             read_bufsize=READ_AHEAD_BYTES,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._settings.upstream_connect_s),
         )
@@ -87,7 +86,7 @@ class Upstream:
         for patience_s in PROBES_S:
             try:
                 async with asyncio.timeout(patience_s):
-                    response = await self._session.get(self._base + "/global/health", allow_redirects=False)
+                    response = await self._request(self._session, "GET", "/global/health")
                 response.close()  # whatever it is
                 return
             except TimeoutError:
@@ -95,6 +94,15 @@ class Upstream:
             except (aiohttp.ClientError, OSError, ValueError) as error:
                 raise UpstreamAway(f"GET /global/health: {error!s:.200}") from error
         raise UpstreamSlow(f"GET /global/health was not answered within {PROBES_S[-1]:g} s")
+
+    async def _request(
+        self, session: aiohttp.ClientSession, method: str, path: str, **extra: Any
+    ) -> aiohttp.ClientResponse:
+        """Ask with the password that is held now; a reload may change it."""
+        headers = dict(extra.pop("headers", {}))
+        if self._credentials is not None:
+            headers["Authorization"] = self._credentials.authorization
+        return await session.request(method, self._base + path, headers=headers, allow_redirects=False, **extra)
 
     async def history(self, known: Mapping[str, int]) -> AsyncGenerator[list[bytes], None]:
         """Yield the rows that lie behind the sequence numbers in `known`, as text, and all of other aggregates.
@@ -162,7 +170,7 @@ class Upstream:
         """Return an answer of status 200 whose body is not read. Raises UpstreamAway, -Locked or -Slow."""
         try:
             async with asyncio.timeout(within_s):
-                response = await session.request(method, self._base + path, allow_redirects=False, **extra)
+                response = await self._request(session, method, path, **extra)
         except TimeoutError as error:
             raise UpstreamSlow(f"{method} {path} was not answered within {within_s:g} s") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -171,7 +179,7 @@ class Upstream:
             return response
         response.close()
         if response.status == 401:
-            if self._headers:
+            if self._credentials is not None:
                 raise UpstreamLocked("it refuses the password that is held")
             raise UpstreamLocked("it wants a password: give upstream_password_file, or OPENCODE_SERVER_PASSWORD")
         raise UpstreamAway(f"{method} {path} is answered with {response.status}")

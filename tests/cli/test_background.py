@@ -249,3 +249,13 @@ def test_flags_are_passed_on_as_they_were_given() -> None:
         "--log-file=",
         "--state-dir=-x y",
     ]
+
+
+def test_a_daemon_whose_certificate_only_its_settings_know_is_seen_to_answer(shell: Shell, tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(f'tls_cert = "{ROOT / "tests/data/localhost.pem"}"\n')
+
+    assert "started: pid " in shell("start", f"--config={file}")
+    assert "at https://127.0.0.1:" in shell("restart", f"--config={file}")
+
+    shell("stop", "--now")

@@ -5,6 +5,7 @@ On both loops, with the connection taken over and on the plain path.
 
 import os
 import resource
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -188,3 +189,23 @@ def test_a_daemon_without_descriptors_serves_who_is_there(daemon: Daemon) -> Non
     assert fourth.frame().type == first.frame().type == second.frame().type == "test.tick"
     second.close()
     until(lambda: len(client.subscribers()) == 2)
+
+
+@pytest.mark.parametrize("uvloop", [True, False], ids=["uvloop", "asyncio"])
+def test_a_daemon_that_can_accept_nobody_does_not_fill_its_log_with_that(
+    start_daemon: Callable[..., Daemon], uvloop: bool
+) -> None:
+    daemon = start_daemon(uvloop=uvloop, head_timeout_s=60)
+    stream = daemon.client.subscribe()
+    hard = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)[1]
+    resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (daemon.descriptors() + 2, hard))
+    for _ in range(20):
+        daemon.client.connect()
+
+    time.sleep(3.5)
+
+    complaints = [line for line in daemon.lines() if line["event"] == "library.complained"]
+    assert sum(1 + line.get("suppressed", 0) for line in complaints) <= 5
+    resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (hard, hard))
+    publish(daemon.client, 0)
+    assert stream.frame().type == "test.tick"

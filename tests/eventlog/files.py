@@ -44,7 +44,8 @@ def content_of(path: Path) -> bytes:
 
 
 def names_in(directory: Path) -> list[str]:
-    return sorted(file.name for file in directory.iterdir())
+    """Return what is there but for locks, which stay, and say nothing of a log."""
+    return sorted(file.name for file in directory.iterdir() if file.suffix != ".lock")
 
 
 def inode_of(path: Path) -> int:

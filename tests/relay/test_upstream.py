@@ -94,6 +94,20 @@ async def test_a_password_that_is_not_held_locks_out_and_one_that_is_opens(fake:
         assert await history(upstream) == []
 
 
+async def test_another_password_is_shown_from_the_next_request_on(fake: FakeUpstream) -> None:
+    fake.password = "new"
+    held = Credentials("opencode", "old")
+    settings = RelaySettings(upstream=fake.url, upstream_silence_s=2.0)
+    async with Upstream(settings, held, max_row_bytes=1024) as upstream:
+        with pytest.raises(UpstreamLocked, match="refuses the password"):
+            await listen(upstream)
+
+        assert held.take(Credentials("opencode", "new"))
+
+        assert b"server.connected" in await listen(upstream)
+    assert not held.take(Credentials("opencode", "new"))
+
+
 async def test_a_server_that_does_not_answer_is_slow(fake: FakeUpstream, asked: Upstream) -> None:
     fake.moods[EVENTS] = "hang"
     with pytest.raises(UpstreamSlow, match=r"not answered within 0\.2 s"):

@@ -1,5 +1,6 @@
 """`systemd install` writes units that start this very command; what it has not written it leaves alone."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,45 @@ def test_the_units_start_the_command_that_wrote_them(installed: Installed) -> No
             ["systemd-analyze", "verify", str(installed.units / name)], capture_output=True, text=True
         )
         assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("more", [(), ("--user",)], ids=["system", "user"])
+def test_a_service_of_the_system_may_read_its_settings_whatever_the_umask(
+    installed: Installed, more: tuple[str, ...]
+) -> None:
+    before = os.umask(0o077)
+    try:
+        installed.install(*more)
+    finally:
+        os.umask(before)
+
+    modes = {path.stat().st_mode & 0o777 for path in (installed.settings, installed.units)}
+    assert modes == ({0o700} if more else {0o755})
+    files = {path.stat().st_mode & 0o777 for path in (*installed.settings.iterdir(), *installed.units.iterdir())}
+    assert files == ({0o600} if more else {0o644})
+
+
+def test_a_directory_that_is_there_keeps_its_mode(installed: Installed) -> None:
+    installed.settings.mkdir(0o750)
+
+    installed.install()
+
+    assert installed.settings.stat().st_mode & 0o777 == 0o750
+
+
+def test_systemd_finds_the_program_wherever_it_is(tmp_path: Path) -> None:
+    program = tmp_path / "a b %n $HOME ü" / "opencode-events"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    for name, text in systemd.render(systemd.quoted(str(program)), is_user=False):
+        (tmp_path / name).write_text(text)
+
+    done = subprocess.run(
+        ["systemd-analyze", "verify", str(tmp_path / "opencode-events.service")], capture_output=True, text=True
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_users_units_have_no_instances_and_the_usual_state_directory(installed: Installed) -> None:
@@ -133,7 +173,7 @@ def test_show_prints_what_would_be_written(installed: Installed) -> None:
     ("word", "written"),
     [
         ("/opt/a/bin/opencode-events", "/opt/a/bin/opencode-events"),
-        ("/opt/100%/$HOME", "/opt/100%%/$$HOME"),
+        ("/opt/100%/$HOME", "/opt/100%%/$HOME"),
         ('/opt/a b/"c"\\', '"/opt/a b/\\"c\\"\\\\"'),
     ],
     ids=["plain", "specifiers", "quotes"],

@@ -95,6 +95,18 @@ def test_a_manager_that_does_not_read_holds_nobody_up_for_long(manager: Manager)
     assert time.monotonic() - began < 5
 
 
+def test_a_status_that_was_lost_is_told_again(manager: Manager) -> None:
+    with contextlib.closing(Notifier.from_environment(environment(manager))) as notifier:
+        for number in range(20):
+            notifier.tick(str(number))
+        manager.waiting()
+
+        notifier.tick("19")
+        notifier.tick("19")
+
+    assert manager.waiting() == [["STATUS=19"]]
+
+
 @pytest.mark.parametrize("make_loop", LOOPS.values(), ids=LOOPS)
 def test_a_loop_that_is_blocked_feeds_nothing(
     manager: Manager, make_loop: Callable[[], asyncio.AbstractEventLoop]

@@ -87,6 +87,20 @@ def test_the_socket_is_the_one_that_the_daemon_would_open() -> None:
     assert (UNITS / "user" / USER[1]).read_bytes() == (UNITS / SYSTEM[2]).read_bytes()
 
 
+@pytest.mark.parametrize("unit", [UNITS / name for name in SYSTEM[:2]] + [UNITS / "user" / USER[0]], ids=str)
+def test_it_is_tried_again_for_as_long_as_it_fails(unit: Path) -> None:
+    """A limit of starts counts those by hand, too, and what ends at it takes the socket unit's port along."""
+    found = settings_of(unit)
+
+    assert found["Restart"] == ["on-failure"]
+    assert found["StartLimitIntervalSec"] == ["0"]
+    assert int(found["RestartSec"][0]) >= 1, "a setting that stays bad costs next to nothing"
+
+
+def test_whoever_enables_the_socket_has_it_whenever_the_service_is_started() -> None:
+    assert settings_of(UNITS / SYSTEM[2])["WantedBy"] == ["sockets.target", "opencode-events.service"]
+
+
 def test_an_instance_differs_from_the_service_in_its_name_only() -> None:
     """Its state, its settings and its secrets are its own; whatever is taken from the one is taken from the other."""
     one, many = (settings_of(UNITS / name) for name in SYSTEM[:2])
