@@ -30,6 +30,12 @@ def give_to_owner(path: Path) -> None:
     """Have a file of root's belong to whom its directory does; nothing if this is not root, or the directory is."""
     if os.geteuid() != 0:
         return
-    owner, found = path.parent.stat(), path.lstat()
-    if owner.st_uid != 0 and found.st_uid == 0 and stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
+    owner = path.parent.stat()
+    if is_to_be_given(owner, path.lstat()):
         os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+
+
+def is_to_be_given(directory: os.stat_result, found: os.stat_result) -> bool:
+    """Tell whether what was found is a file of root's with no other name, in a directory that is another's."""
+    is_only_here = stat.S_ISREG(found.st_mode) and found.st_nlink == 1
+    return directory.st_uid != 0 and found.st_uid == 0 and is_only_here

@@ -9,13 +9,14 @@ import atexit
 import contextlib
 import io
 import logging.handlers
+import os
 import queue
 import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
@@ -63,10 +64,28 @@ class Thinner:
         return event
 
 
+def escape(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    """Escape what would steer a terminal: a line quotes paths, which hold any character. JSON does that by itself."""
+    for name, value in event.items():
+        if isinstance(value, str) and not value.isprintable():
+            shown = [each if each.isprintable() else each.encode("unicode_escape").decode() for each in value]
+            event[name] = "".join(shown)
+    return event
+
+
 class _Handler(logging.handlers.RotatingFileHandler):
     """The library's handler, without the traceback to standard error for each line that it cannot write."""
 
     terminator = ""
+
+    def _open(self) -> io.TextIOWrapper:
+        """Open the file, which is made for its owner alone: paths, and who asked for what, are nobody else's."""
+
+        def make(path: str, flags: int) -> int:
+            return os.open(path, flags, 0o600)
+
+        file = open(self.baseFilename, self.mode, encoding=self.encoding, errors=self.errors, opener=make)
+        return cast(io.TextIOWrapper, file)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the library's name
         """Do nothing: the line is lost."""
@@ -211,7 +230,7 @@ def configure(settings: LoggingSettings, stream: TextIO | None = None) -> None:
     if wants_console:
         # Its own choice, where rich is installed, shows local variables: payloads and passwords.
         plain = structlog.dev.plain_traceback
-        processors += [structlog.dev.ConsoleRenderer(colors=target.isatty(), exception_formatter=plain)]
+        processors += [escape, structlog.dev.ConsoleRenderer(colors=target.isatty(), exception_formatter=plain)]
     else:
         processors += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     for name in LIBRARIES:

@@ -15,7 +15,7 @@ def read(path: Path, setting: str, *, at_most: int, what: str) -> str:
     file, when it cannot be read, is open to others, has more than `at_most` bytes, or is no text.
     """
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_open_now) as file:  # it has an opener, a Path none
             mode = os.fstat(file.fileno()).st_mode  # of what was opened, whatever the name means by now
             text = file.read(at_most + 1)
     except OSError as error:
@@ -29,6 +29,13 @@ def read(path: Path, setting: str, *, at_most: int, what: str) -> str:
         return text.decode()
     except UnicodeDecodeError as error:
         raise SettingError(setting, f"{path} is not UTF-8") from error
+
+
+def _open_now(path: str, flags: int) -> int:
+    """Open a file without waiting: a pipe that nobody writes into would hold whoever reads again at a reload."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    os.set_blocking(descriptor, True)
+    return descriptor
 
 
 def _is_credential(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+import stat
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,6 @@ from opencode_events.settings import EventLogSettings
 from opencode_events.statedir import StateDir
 
 SERVICE = 12_345
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 
 
 @pytest.fixture
@@ -29,24 +29,45 @@ def owners(directory: Path) -> set[tuple[int, int]]:
     return {(found.st_uid, found.st_gid) for found in (path.lstat() for path in directory.iterdir())}
 
 
-@needs_root
-def test_a_log_that_root_begins_is_the_service_s(directory: Path) -> None:
-    with StateDir(directory):
-        log = SqliteLog(directory / "log", EventLogSettings())
-        names = {path.name for path in directory.iterdir()}
-        assert names == {"daemon.lock", "log", "log-wal", "log-shm", "log.lock"}
+def status(*, owner: int, mode: int = stat.S_IFREG, links: int = 1) -> os.stat_result:
+    return os.stat_result((mode, 0, 0, links, owner, 0, 0, 0, 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("directory", "found", "expected"),
+    [
+        (status(owner=SERVICE), status(owner=0), True),
+        (status(owner=SERVICE), status(owner=SERVICE), False),
+        (status(owner=SERVICE), status(owner=SERVICE + 1), False),
+        (status(owner=0), status(owner=0), False),
+        (status(owner=SERVICE), status(owner=0, mode=stat.S_IFLNK), False),
+        (status(owner=SERVICE), status(owner=0, links=2), False),
+    ],
+    ids=["root's", "the service's", "another's", "in root's own", "a link", "with another name"],
+)
+def test_only_a_file_of_root_s_in_another_s_directory_is_given(
+    directory: os.stat_result, found: os.stat_result, expected: bool
+) -> None:
+    assert lockfile.is_to_be_given(directory, found) is expected
+
+
+if os.geteuid() == 0:  # nobody else can give files away
+
+    def test_a_log_that_root_begins_is_the_service_s(directory: Path) -> None:
+        with StateDir(directory):
+            log = SqliteLog(directory / "log", EventLogSettings())
+            names = {path.name for path in directory.iterdir()}
+            assert names == {"daemon.lock", "log", "log-wal", "log-shm", "log.lock"}
+            assert owners(directory) == {(SERVICE, SERVICE + 1)}
+            log.close()
+
+    def test_a_log_that_root_opens_stays_the_service_s(directory: Path) -> None:
+        sqlite3.connect(directory / "log").execute("PRAGMA user_version = 0").connection.close()
+        os.chown(directory / "log", SERVICE, SERVICE + 1)
+
+        SqliteLog(directory / "log", EventLogSettings()).close()
+
         assert owners(directory) == {(SERVICE, SERVICE + 1)}
-        log.close()
-
-
-@needs_root
-def test_a_log_that_root_opens_stays_the_service_s(directory: Path) -> None:
-    sqlite3.connect(directory / "log").execute("PRAGMA user_version = 0").connection.close()
-    os.chown(directory / "log", SERVICE, SERVICE + 1)
-
-    SqliteLog(directory / "log", EventLogSettings()).close()
-
-    assert owners(directory) == {(SERVICE, SERVICE + 1)}
 
 
 def test_a_link_is_not_followed(directory: Path, tmp_path: Path) -> None:

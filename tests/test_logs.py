@@ -299,3 +299,21 @@ def test_what_a_library_logs_becomes_a_line_without_what_it_quotes() -> None:
     assert json.loads(line)["event"] == "library.complained"
     assert json.loads(line)["message"] == "Error handling request from %s"
     assert json.loads(line)["error"] == "ValueError"
+
+
+def test_no_path_steers_a_terminal() -> None:
+    stream = io.StringIO()
+    logs.configure(LoggingSettings(log_format="console"), stream)
+
+    structlog.get_logger().warning("answer.cut", path="/x\x1b[31m\r\n/ö")
+
+    assert "\x1b" not in stream.getvalue()
+    assert stream.getvalue().endswith("path=/x\\x1b[31m\\r\\n/ö\n")
+
+
+def test_a_log_file_is_its_owner_s_alone(tmp_path: Path) -> None:
+    stream = logs.RotatingStream(str(tmp_path / "daemon.log"))
+    stream.write("line\n")
+    stream.close()
+
+    assert (tmp_path / "daemon.log").stat().st_mode & 0o777 == 0o600

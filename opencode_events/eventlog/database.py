@@ -48,6 +48,8 @@ class Database:
             self._lock if path is None else contextlib.nullcontext()
         )
         self._is_checkpoint_late = False
+        if path is not None:
+            _make(path)
         with contextlib.ExitStack() as undo:
             self.writer = _connect(path or MEMORY)
             undo.callback(self.writer.close)
@@ -217,6 +219,12 @@ def identity(path: str | Path) -> _Identity | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
+
+
+def _make(path: Path) -> None:
+    """Make a new file for its owner alone; SQLite's others have its mode. What goes wrong SQLite tells."""
+    with contextlib.suppress(OSError):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
 def _connect(path: Path | str) -> sqlite3.Connection:

@@ -211,3 +211,12 @@ def test_a_checkpoint_that_fails_is_told_once_an_episode(database: Database) -> 
 
     warning = {"event": "eventlog.checkpoint_failed", "log_level": "warning", "reason": "not authorized"}
     assert logs == [warning, warning]
+
+
+def test_a_new_file_and_those_beside_it_are_their_owner_s_alone(tmp_path: Path) -> None:
+    path = tmp_path / "events.sqlite3"
+    database = Database(path, durable=False)
+    found = {file.name: file.stat().st_mode & 0o777 for file in tmp_path.iterdir()}
+    database.close()
+
+    assert found == dict.fromkeys(("events.sqlite3", "events.sqlite3-wal", "events.sqlite3-shm"), 0o600)

@@ -1,4 +1,4 @@
-"""Whatever is asked of upstream, the kernel finds out when nobody is there any more."""
+"""Whatever is asked of upstream, the kernel finds out when nobody is there any more; from aiohttp 3.12 on."""
 
 import socket
 
@@ -9,8 +9,6 @@ from opencode_events.relay.passthrough import PassThrough
 from opencode_events.relay.upstream import Upstream
 from opencode_events.settings import RelaySettings
 from tests.relay.fake_upstream import HEALTH, FakeUpstream
-
-pytestmark = pytest.mark.skipif(not hasattr(aiohttp, "SocketFactoryType"), reason="aiohttp 3.11 has no way to it")
 
 KEEPALIVE = [1, 30, 10, 3]
 
