@@ -84,7 +84,8 @@ class _Handler(logging.handlers.RotatingFileHandler):
         def make(path: str, flags: int) -> int:
             return os.open(path, flags, 0o600)
 
-        file = open(self.baseFilename, self.mode, encoding=self.encoding, errors=self.errors, opener=make)
+        # Closed by the handler.
+        file = open(self.baseFilename, self.mode, encoding=self.encoding, errors=self.errors, opener=make)  # noqa: SIM115
         return cast(io.TextIOWrapper, file)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the library's name

@@ -82,6 +82,7 @@ class Parts:
 
     async def end(self, drain_s: float, hurry: asyncio.Event) -> None:
         """End subscriptions, then connections. Subscribers have `drain_s` seconds to read, or until `hurry` is set."""
+        self.connections.are_ending = True
         drain = asyncio.create_task(self.broker.drain(drain_s), name="drain")
         hurried = asyncio.create_task(hurry.wait(), name="hurry")
         await asyncio.wait((drain, hurried), return_when=asyncio.FIRST_COMPLETED)

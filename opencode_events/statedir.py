@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import fcntl
 import json
+import math
 import os
 import time
 from pathlib import Path
@@ -89,8 +90,9 @@ class StateDir:
     def asked_drain_s(self) -> float | None:
         """Return the seconds that whoever stops this daemon gives its subscribers; None if that was not said."""
         try:
-            pid, seconds = (self.path / DRAIN_NAME).read_text("ascii").split()
-            return float(seconds) if int(pid) == os.getpid() else None
+            pid, text = (self.path / DRAIN_NAME).read_text("ascii").split()
+            seconds = float(text)
+            return seconds if int(pid) == os.getpid() and 0 <= seconds < math.inf else None
         except (OSError, ValueError):
             return None
 

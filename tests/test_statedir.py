@@ -245,3 +245,15 @@ def test_leaving_a_directory_that_is_gone_is_quiet(tmp_path: Path) -> None:
         path.rmdir()
 
     assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [("30", 30.0), ("0", 0.0), ("-1", None), ("inf", None), ("nan", None), ("soon", None), ("", None)],
+)
+def test_how_long_subscribers_have_is_a_number_of_seconds_or_was_not_said(
+    tmp_path: Path, said: str, expected: float | None
+) -> None:
+    with StateDir(tmp_path) as state:
+        (tmp_path / statedir.DRAIN_NAME).write_text(f"{os.getpid()} {said}\n")
+        assert state.asked_drain_s() == expected

@@ -18,10 +18,10 @@ from pathlib import Path
 import aiohttp
 import click
 
-from opencode_events import configuration, settings, statedir
+from opencode_events import configuration, keys, settings, statedir
 from opencode_events.cli.client import CONNECT_S
 from opencode_events.cli.exits import Exit
-from opencode_events.cli.options import only, setting_options
+from opencode_events.cli.options import Seconds, only, setting_options
 from opencode_events.errors import DaemonError
 
 POLL_S = 0.05
@@ -35,7 +35,7 @@ ERR_NAME, LOG_NAME = "daemon.err", "daemon.log"
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
 start_timeout = click.option(
-    "--timeout", default=15.0, show_default=True, type=click.FloatRange(min=0), help="Seconds until it must answer."
+    "--timeout", default=15.0, show_default=True, type=Seconds(min=0), help="Seconds until it must answer."
 )
 
 
@@ -50,10 +50,8 @@ def start(config: Path | None, timeout: float, **flags: object) -> None:
 @click.command()
 @setting_options("state_dir")
 @click.option("--now", is_flag=True, help="Send a second signal: the daemon ends without waiting for subscribers.")
-@click.option(
-    "--drain", type=click.FloatRange(min=0), help="Seconds that subscribers have, instead of the daemon's `drain_s`."
-)
-@click.option("--timeout", type=click.FloatRange(min=0), help="Seconds to wait for its end.  [default: drain + 5]")
+@click.option("--drain", type=Seconds(min=0), help="Seconds that subscribers have, instead of the daemon's `drain_s`.")
+@click.option("--timeout", type=Seconds(min=0), help="Seconds to wait for its end.  [default: drain + 5]")
 def stop(config: Path | None, state_dir: str | None, now: bool, drain: float | None, timeout: float | None) -> None:
     """Stop the daemon: subscribers read what is buffered, then it ends."""
     found = only(("state_dir", "drain_s"), config, {"state_dir": state_dir})
@@ -70,7 +68,8 @@ def stop(config: Path | None, state_dir: str | None, now: bool, drain: float | N
 @start_timeout
 def restart(config: Path | None, timeout: float, **flags: object) -> None:
     """Stop the daemon if it runs, then start it with the settings given here."""
-    effective = configuration.load(flags, None, config)  # a bad setting is told before anything is stopped
+    effective = configuration.load(flags, None, config)
+    keys.check(effective, os.environ)  # what would keep the new one from starting is told before the old one is stopped
     if statedir.is_held(effective.server.state_dir):
         _stop(effective.server.state_dir, False, effective.server.drain_s + STOP_MARGIN_S)
     _start(config, flags, timeout)

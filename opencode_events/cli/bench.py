@@ -16,7 +16,7 @@ from opencode_events.bench.scenarios import SCENARIOS
 from opencode_events.bench.target import Target
 from opencode_events.cli import client
 from opencode_events.cli.exits import Exit
-from opencode_events.cli.options import setting_options, url_option
+from opencode_events.cli.options import Seconds, setting_options, url_option
 from opencode_events.errors import DaemonError
 
 QUICK_S = 0.3
@@ -34,7 +34,7 @@ LEAST_SIZE = 180  # bytes, in which the largest numbers find place
 @click.option("--pid", type=click.IntRange(min=1), help="The daemon's process; asked of GET /-/status unless given.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of tables.")
 @click.option("--subscribers", type=click.IntRange(min=1), help="Subscribers instead of the scenario's own number.")
-@click.option("--seconds", type=click.FloatRange(0.1), default=5.0, show_default=True, help="Length of a measurement.")
+@click.option("--seconds", type=Seconds(0.1), default=5.0, show_default=True, help="Length of a measurement.")
 @click.option("--processes", type=click.IntRange(1, 64), help="Reader processes.  [default: one per core but one]")
 @click.option("--cpu", "cpus", type=click.IntRange(0), multiple=True, help="Keep this tool on this core; repeatable.")
 @click.option("--size", type=click.IntRange(LEAST_SIZE), default=200, show_default=True, help="Bytes of an event.")

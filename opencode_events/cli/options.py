@@ -4,6 +4,7 @@ The options are made from `settings.specs()`. They only carry text: what it mean
 judged by `settings`, where the environment's and the file's values are judged too.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,6 +32,17 @@ class SettingText(click.types.StringParamType):
         if self._is_path:
             return [CompletionItem(incomplete, type="file")]
         return [CompletionItem(choice) for choice in self._choices if choice.startswith(incomplete)]
+
+
+class Seconds(click.FloatRange):
+    """A number of seconds; `nan` and `inf`, which are within bounds to the library, are none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number. Fails, as click does, for what is none."""
+        seconds = float(super().convert(value, param, ctx))
+        if not math.isfinite(seconds):
+            self.fail(f"{value!r} is no number of seconds.", param, ctx)
+        return seconds
 
 
 def setting_options(*names: str) -> Callable[[Command], Command]:

@@ -92,10 +92,11 @@ KEY: Any = web.RequestKey("connection", HttpConnection) if hasattr(web, "Request
 
 
 class Connections:
-    """All of them. `server` is aiohttp's, None before it serves."""
+    """All of them. `server` is aiohttp's, None before it serves. `are_ending`: no answer is followed by another."""
 
     def __init__(self) -> None:
         self.server: web.Server | None = None
+        self.are_ending = False
         self._refusals: Counter[int] = Counter()
         self._known: dict[web.RequestHandler, HttpConnection] = {}
 

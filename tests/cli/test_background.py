@@ -142,6 +142,8 @@ def test_restart_is_another_daemon_and_starts_one_where_there_is_none(shell: She
     first = shell.daemon()
 
     assert "error: port" in shell("restart", "--port=many", code=2)
+    assert "error: tokens_file" in shell("restart", "--tokens-file=/nonexistent", code=2)
+    assert "error: host" in shell("restart", "--host=0.0.0.0", code=2)
     assert shell.daemon() == first, "a bad setting is told before anything is stopped"
 
     said = shell("restart", "--drain-s=1")
@@ -259,3 +261,8 @@ def test_a_daemon_whose_certificate_only_its_settings_know_is_seen_to_answer(she
     assert "at https://127.0.0.1:" in shell("restart", f"--config={file}")
 
     shell("stop", "--now")
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf"])
+def test_seconds_are_a_number(shell: Shell, seconds: str) -> None:
+    assert f"'{seconds}' is no number of seconds" in shell("stop", f"--drain={seconds}", code=2)

@@ -147,6 +147,26 @@ def test_who_comes_meanwhile_is_told_to_come_again_and_where_to_go_on(start_daem
     assert daemon.wait() == 0
 
 
+def test_who_keeps_a_connection_open_is_answered_and_sent_away(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(drain_s=60)
+    client = daemon.client
+    stall(client)
+    kept = client.connect()
+    kept.sendall(client.request("/global/health"))
+    assert b"Connection: close" not in kept.recv(65_536)
+
+    daemon.signal(signal.SIGTERM)
+    until(lambda: any(line["event"] == "daemon.stopping" for line in daemon.lines()))
+    kept.sendall(client.request("/-/ready"))
+
+    raw, _, _ = kept.recv(65_536).partition(b"\r\n\r\n")
+    head = parse_head(raw)
+    assert (head.status, head["Connection"]) == (503, "close")
+    assert kept.recv(1) == b""
+    daemon.signal(signal.SIGTERM)
+    assert daemon.wait() == 0
+
+
 @pytest.mark.parametrize("uvloop", [False, True])
 def test_publishers_in_the_middle_of_a_stream_do_not_hold_it_up_and_are_told(
     start_daemon: StartDaemon, uvloop: bool

@@ -11,7 +11,7 @@ import click
 from opencode_events.cli import client
 from opencode_events.cli.columns import ORDERS
 from opencode_events.cli.exits import Exit
-from opencode_events.cli.options import setting_options, url_option
+from opencode_events.cli.options import Seconds, setting_options, url_option
 from opencode_events.cli.top.view import View
 from opencode_events.cli.top.watch import Watch
 
@@ -19,7 +19,7 @@ from opencode_events.cli.top.watch import Watch
 @click.command()
 @setting_options("state_dir")
 @url_option
-@click.option("--interval", type=click.FloatRange(0.1, 3600), default=2.0, show_default=True, help="Seconds.")
+@click.option("--interval", type=Seconds(0.1, 3600), default=2.0, show_default=True, help="Seconds.")
 @click.option("--sort", type=click.Choice(list(ORDERS)), default="lag", show_default=True, help="What to sort by.")
 @click.option("--filter", "wanted", metavar="WORDS", default="", help="Only handles with these words in their line.")
 @click.option("--json", "as_json", is_flag=True, help="Print one look, with rates over the interval, and end.")
