@@ -278,10 +278,12 @@ def test_a_standard_output_that_is_stuck_holds_nobody() -> None:
             stream.write("x" * 99 + "\n")
 
         assert read_end.read(100) == b"x" * 99 + b"\n"
-        taken = threading.Thread(target=lambda: [read_end.read1() for _ in iter(lambda: stream.waiting, 0)])
+        taken = threading.Thread(target=read_end.read)  # to the end: whoever writes the last lines may be stuck, too
         taken.start()
-        taken.join()
+        until(lambda: stream.waiting == 0)
         stream.close()
+        write_end.close()
+        taken.join()
 
 
 def test_what_a_library_logs_becomes_a_line_without_what_it_quotes() -> None:
