@@ -1,8 +1,13 @@
 """The settings of who may ask, and how much of it: a group of `settings`, declared as the others are."""
 
 import dataclasses
+import re
 
 from opencode_events.declared import Checked, setting
+from opencode_events.errors import SettingError
+
+HOST_NAME = re.compile(r"[\w-]+(\.[\w-]+)*\.?", re.ASCII)
+ORIGIN = re.compile(r"[A-Za-z][\w+.-]*://[^/?#@\s]+", re.ASCII)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,3 +51,18 @@ class AccessSettings(Checked):
         "already stays. 0: nine tenths of what its control group, or else the machine, has.",
         at_least=0,
     )
+
+    def __post_init__(self) -> None:
+        """Raise SettingError for a bad value, and for a name or an origin that no request could have."""
+        super().__post_init__()
+        for name in listed(self.allowed_hosts):
+            if not HOST_NAME.fullmatch(name):
+                raise SettingError("allowed_hosts", f"must be names of hosts, without a port, not {name!r}")
+        for origin in listed(self.cors_origins):
+            if not ORIGIN.fullmatch(origin):
+                raise SettingError("cors_origins", f"must be origins, as https://example.org:8443, not {origin!r}")
+
+
+def listed(text: str) -> list[str]:
+    """Return what stands between commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]

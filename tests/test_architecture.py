@@ -30,7 +30,7 @@ PICTURE: dict[str, set[str]] = {
     "twins": {"jsontext"},
     "events": {"errors", "jsontext", "mint", "twins"},
     "declared": {"errors"},
-    "access_settings": {"declared"},
+    "access_settings": {"errors", "declared"},
     "log_settings": {"declared"},
     "settings": {"declared", "access_settings", "log_settings"},
     "configuration": {"errors", "declared", "settings"},

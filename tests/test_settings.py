@@ -133,6 +133,10 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     ("name", "value", "says"),
     [
         ("port", "-1", "must be at least 0, not -1"),
+        ("allowed_hosts", "a, b:80", "must be names of hosts, without a port, not 'b:80'"),
+        ("allowed_hosts", "http://a", "must be names of hosts, without a port, not 'http://a'"),
+        ("cors_origins", "example.org", "must be origins, as https://example.org:8443, not 'example.org'"),
+        ("cors_origins", "https://a, https://b/", "must be origins, as https://example.org:8443, not 'https://b/'"),
         ("port", "65536", "must be at most 65535, not 65536"),
         ("port", "4096.0", "expects a whole number, not '4096.0'"),
         ("port", 1.5, "expects a whole number, not 1.5"),

@@ -32,7 +32,8 @@ def run(config: Path | None, **flags: object) -> int:
 
 @click.command("check-config")
 @setting_options()
-def check_config(config: Path | None, **flags: object) -> None:
+@click.option("--quiet", is_flag=True, help="Say nothing of settings that are good.")
+def check_config(config: Path | None, quiet: bool, **flags: object) -> None:
     """Check the settings and show each with where it came from. A bad one is named; the exit code is then 2.
 
     The files of passwords and tokens are read, too, and those of the certificate and its key.
@@ -40,6 +41,8 @@ def check_config(config: Path | None, **flags: object) -> None:
     chosen = configuration.gather(flags, None, config)
     effective = configuration.build(chosen)
     keys.check(effective, os.environ)
+    if quiet:
+        return
     for line in table(effective, {name: source for name, (_, source) in chosen.items()}):
         click.echo(line)
 

@@ -15,6 +15,7 @@ import structlog
 from aiohttp import hdrs, web
 from yarl import URL
 
+from opencode_events.access_settings import listed
 from opencode_events.credentials import Credentials
 from opencode_events.errors import Forbidden
 from opencode_events.preflight import is_preflight
@@ -57,7 +58,7 @@ def granted(request: web.BaseRequest) -> Token:
 
 def parse_hosts(names: str) -> frozenset[str]:
     """Return the names of a comma-separated list, as `Access` wants them."""
-    return frozenset(_plain(name) for name in names.split(",") if name.strip())
+    return frozenset(map(_plain, listed(names)))
 
 
 async def expect_later(request: web.Request) -> None:

@@ -6,7 +6,7 @@ from http import HTTPStatus
 
 from aiohttp import web
 
-from opencode_events.access_settings import AccessSettings
+from opencode_events.access_settings import AccessSettings, listed
 from opencode_events.broker.broker import Broker
 from opencode_events.credentials import Credentials
 from opencode_events.events import Stream
@@ -65,7 +65,7 @@ def build_app(
     """
     access = AccessSettings() if access is None else access
     watched = Connections() if connections is None else connections  # one without connections is false
-    cors = Cors(frozenset(origin.strip() for origin in access.cors_origins.split(",") if origin.strip()))
+    cors = Cors(frozenset(listed(access.cors_origins)))
     memory = Memory(access.max_rss_bytes or allowed_bytes())
     may = Access(credentials, parse_hosts(access.allowed_hosts), cors, tokens)
     guard = Guard(may, cors, watched, memory, max_head_bytes=access.max_head_bytes)

@@ -37,6 +37,11 @@ def test_every_setting_is_shown_with_where_it_came_from(
     assert result.exit_code == 0
 
 
+def test_good_settings_may_be_passed_over_in_silence(runner: CliRunner) -> None:
+    assert runner.invoke(main, ["check-config", "--quiet"]).output == ""
+    assert "error: port" in runner.invoke(main, ["check-config", "--quiet", "--port=-1"]).output
+
+
 @pytest.mark.parametrize("command", ["check-config", "run", "start", "restart"])
 def test_a_bad_setting_is_named_and_is_2(runner: CliRunner, command: str) -> None:
     result = runner.invoke(main, [command, "--port", "many"])
