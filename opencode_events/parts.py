@@ -11,7 +11,6 @@ from opencode_events import __version__
 from opencode_events.broker.broker import Broker
 from opencode_events.broker.lifecycle import Reason
 from opencode_events.broker.subscriber import Subscriber
-from opencode_events.errors import Busy
 from opencode_events.eventlog.sqlite import SqliteLog
 from opencode_events.keys import Keys
 from opencode_events.listeners import Listeners
@@ -91,7 +90,7 @@ class Parts:
             drain.cancel()
             await asyncio.wait((drain,))
             await self.broker.drain(0)
-        self.connections.interrupt(Busy("the daemon is shutting down", retry_after_s=1))
+        self.connections.interrupt()
         await self.runner.cleanup()
         for connection in list(self.connections.watched()):
             connection.evict("shutdown")  # an answer that nobody has read: the kernel would keep it for minutes

@@ -67,7 +67,7 @@ PICTURE: dict[str, set[str]] = {
     "service": {
         "errors", "settings", "reloaders", "sockets", "systemd", "logs", "eventlog", "broker", "watchdog",
     },
-    "parts": {"errors", "settings", "keys", "listeners", "eventlog", "broker", "watchdog", "web"},
+    "parts": {"settings", "keys", "listeners", "eventlog", "broker", "watchdog", "web"},
     # 5: the only one that knows all the parts
     "daemon": {
         "errors", "settings", "configuration", "keys", "statedir", "sockets", "listeners", "systemd", "reloaders",

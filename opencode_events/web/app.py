@@ -18,7 +18,7 @@ from opencode_events.web.connections import Connections
 from opencode_events.web.cors import Cors
 from opencode_events.web.dashboard import Dashboard
 from opencode_events.web.handles import Look
-from opencode_events.web.heads import BoundedHead
+from opencode_events.web.heads import Heads
 from opencode_events.web.history import History, unbounded
 from opencode_events.web.memory import Memory, allowed_bytes
 from opencode_events.web.metrics import Metrics
@@ -28,7 +28,7 @@ from opencode_events.web.problems import Guard, Handler, forbidding, refusal
 from opencode_events.web.publish import Publish
 from opencode_events.web.rates import Rates
 from opencode_events.web.shield import Shield, spelled_out
-from opencode_events.web.subscribe import Subscribe
+from opencode_events.web.subscribe import StreamHead, Subscribe
 from opencode_events.web.turnstile import Turnstile
 
 # Seconds that an idle connection is kept; longer than the 60 s after which proxies give theirs up.
@@ -92,7 +92,15 @@ def build_app(
     if shield is None:
         routes["/global/health"] = {"GET": operate.health}
 
+    async def send_away(request: web.Request, response: web.StreamResponse) -> None:
+        """At the end an answer is the last of its connection: the next request is for whoever listens then."""
+        is_own_master = isinstance(response, StreamHead) or response.status == HTTPStatus.SWITCHING_PROTOCOLS
+        if watched.are_ending and not is_own_master:
+            response.force_close()
+            response.headers["Connection"] = "close"
+
     app = web.Application()
+    app.on_response_prepare.append(send_away)
     app[HEAD_BYTES], app[CONNECTIONS] = access.max_head_bytes, watched
     for path, methods in routes.items():
         if path not in STREAMS and "GET" in methods:
@@ -180,4 +188,4 @@ async def serve(runner: web.AppRunner) -> Callable[[], asyncio.Protocol]:
     server, connections, head_bytes = runner.server, runner.app[CONNECTIONS], runner.app[HEAD_BYTES]
     assert server is not None
     connections.server = server
-    return lambda: BoundedHead(server(), connections, head_bytes)
+    return Heads(server, connections, head_bytes)

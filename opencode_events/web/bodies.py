@@ -6,6 +6,7 @@ Each is bounded by itself, and many that never end would add up: so all that are
 from aiohttp import web
 
 from opencode_events.errors import Busy, TooLarge, UnsupportedMedia
+from opencode_events.web.connections import read_piece
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
@@ -35,7 +36,7 @@ class Bodies:
         try:
             if size <= limit:
                 size = 0
-                while size <= limit and (piece := await request.content.readany()):
+                while size <= limit and (piece := await read_piece(request)):
                     self.hold(len(piece))
                     size += len(piece)
                     pieces.append(piece)

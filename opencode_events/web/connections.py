@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any
 
-from aiohttp import StreamReader, web
+from aiohttp import web
 
 from opencode_events.broker.watched import Outlook
+from opencode_events.errors import Busy
 from opencode_events.sockets import reset_on_close
 
 
@@ -36,10 +37,13 @@ def buffered(transport: asyncio.Transport) -> int:
 class HttpConnection:
     """One connection. `active` counts requests that are being answered, `answered` those that were.
 
-    `token` is the name of the token that let the last one in, if one did; `body` is that one's.
+    `token` is the name of the token that let the last one in, if one did; `reader` is the task that waits for more of a
+    body.
     """
 
-    __slots__ = ("_peer", "_transport", "active", "answered", "body", "is_stream", "socket", "token")
+    __slots__ = (
+        "_peer", "_transport", "active", "answered", "is_interrupted", "is_stream", "reader", "socket", "token",
+    )  # fmt: skip
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
@@ -47,7 +51,8 @@ class HttpConnection:
         self.socket: socket.socket = transport.get_extra_info("socket")
         self.active = 0
         self.answered = 0
-        self.body: StreamReader | None = None
+        self.is_interrupted = False
+        self.reader: asyncio.Task[object] | None = None
         self.is_stream = False
         self.token = ""
 
@@ -91,6 +96,24 @@ class HttpConnection:
 KEY: Any = web.RequestKey("connection", HttpConnection) if hasattr(web, "RequestKey") else "connection"
 
 
+async def read_piece(request: web.BaseRequest) -> bytes:
+    """Return what has come of a body, nothing at its end. Raises Busy when the daemon ends before there is more."""
+    connection: HttpConnection | None = request.get(KEY)
+    task = asyncio.current_task()
+    if connection is None or task is None:
+        return await request.content.readany()
+    connection.reader = task
+    try:
+        return await request.content.readany()
+    except asyncio.CancelledError:
+        if not connection.is_interrupted:
+            raise
+        task.uncancel()
+        raise Busy("the daemon is shutting down", retry_after_s=1) from None
+    finally:
+        connection.reader = None
+
+
 class Connections:
     """All of them. `server` is aiohttp's, None before it serves. `are_ending`: no answer is followed by another."""
 
@@ -108,7 +131,6 @@ class Connections:
         connection = self._find(request.protocol)
         if connection is not None:
             connection.active += 1
-            connection.body = request.content
             request[KEY] = connection
         return connection
 
@@ -117,15 +139,10 @@ class Connections:
         if status >= HTTPStatus.BAD_REQUEST:
             self._refusals[status] += 1
 
-    def between(self, protocol: web.RequestHandler) -> int:
-        """Return how many requests of a connection are over, while no other has begun and no body is on its way.
-
-        0 while one has, or is.
-        """
+    def is_answering(self, protocol: web.RequestHandler) -> bool:
+        """Tell whether a request of a connection has begun, and is not over."""
         known = self._known.get(protocol)
-        if known is None or known.active or known.body is None or not known.body.is_eof():
-            return 0
-        return known.answered
+        return known is not None and known.active > 0
 
     def watched(self) -> Iterator[HttpConnection]:
         """Yield those that are open and are no streams."""
@@ -144,11 +161,12 @@ class Connections:
             if connection.active and connection.token in tokens:
                 connection.evict("revoked")
 
-    def interrupt(self, error: Exception) -> None:
-        """Have whoever waits for more of a body get `error` instead, and its client an answer."""
+    def interrupt(self) -> None:
+        """Have whoever waits for more of a body wait no longer, so that its client gets an answer: see `read_piece`."""
         for connection in self.watched():
-            if connection.active and connection.body is not None and not connection.body.is_eof():
-                connection.body.set_exception(error)
+            if connection.reader is not None:
+                connection.is_interrupted = True
+                connection.reader.cancel()
 
     def statistics(self) -> dict[str, object]:
         """Return how many there are that are no streams, and how many requests were refused, by status."""

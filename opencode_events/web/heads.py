@@ -1,13 +1,16 @@
 """Bounds what one connection may send of a request's head that is not over: aiohttp bounds each of its 128 fields.
 
-Stands between a transport and aiohttp's own protocol, and counts while a head is due. A head that is whole is the
-guard's to judge. What a client sends of its next request before it has the answer to the last is not counted.
+Stands between transports and aiohttp's own protocol. aiohttp alone knows where a head ends and a body begins, so it is
+asked: how many heads it has read, which of them it has begun to answer, and whether the last one's body is over. If so,
+what comes belongs to the next head, be the last request answered or not. A head that is whole is the guard's to judge.
 """
 
 import asyncio
-from typing import cast
+from collections.abc import Callable
+from typing import Any, cast
 
-from aiohttp import web
+from aiohttp import StreamReader, web
+from aiohttp.http import RawRequestMessage
 
 from opencode_events.web.connections import Connections
 from opencode_events.web.problems import SECURITY, head_too_large
@@ -16,66 +19,84 @@ END = b"\r\n\r\n"
 # What a head may have beside what the guard counts: a colon, a space and a line end for each of 128 fields, and what
 # its first line has around the target.
 PUNCTUATION_BYTES = 128 * 4 + 64
+# Seconds for whoever was refused to hear of it: closing at once what it still writes into would take that back.
+GOODBYE_S = 1.0
 
 
-class HeadMeter:
-    """Counts the bytes of one head until it is over: RFC 9112, section 2.1."""
+class Heads:
+    """Makes the protocols of a server's connections: aiohttp's, each behind one that counts.
 
-    __slots__ = ("_limit", "_size", "_tail", "is_over")
+    `limit` is what the guard allows a head to have, in bytes.
+    """
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self.begin()
+    def __init__(self, server: web.Server, connections: Connections, limit: int) -> None:
+        self.connections = connections
+        self.limit = limit
+        self.known: dict[web.RequestHandler, BoundedHead] = {}
+        self._server = server
+        self._make_request = cast(Callable[..., web.BaseRequest], server.request_factory)
+        server.request_factory = self._begin
 
-    def begin(self) -> None:
-        """A head begins with what comes next."""
-        self.is_over = False
-        self._size = 0
-        self._tail = b""
+    def __call__(self) -> asyncio.Protocol:
+        """Return the protocol of one connection."""
+        return BoundedHead(self._server(), self)
 
-    def takes(self, data: bytes) -> bool:
-        """Count the next piece; False if the head has more than its limit by now, and is still not over."""
-        if not self._size:
-            data = data.lstrip(b"\r\n")  # empty lines before a request are skipped: section 2.2
-        if END in data or END in self._tail + data[:3]:
-            self.is_over = True
-            return True
-        self._size += len(data)
-        self._tail = (self._tail + data[-3:])[-3:]
-        return self._size <= self._limit
+    def _begin(
+        self, message: RawRequestMessage, body: StreamReader, protocol: web.RequestHandler, *rest: Any
+    ) -> web.BaseRequest:
+        """Note that a request is being answered, and make it as ever."""
+        if (bounded := self.known.get(protocol)) is not None:
+            bounded.begins(body, is_upgrade=message.upgrade)
+        return self._make_request(message, body, protocol, *rest)
 
 
 class BoundedHead(asyncio.Protocol):
-    """The protocol of one connection: hands everything on to `inner`, but no head without an end."""
+    """The protocol of one connection: hands everything on to aiohttp's, but no head without an end."""
 
-    __slots__ = ("_answered", "_connections", "_inner", "_is_deaf", "_max_head_bytes", "_meter", "_transport")
+    __slots__ = ("_begun", "_body", "_heads", "_inner", "_is_deaf", "_is_upgrade", "_size", "_tail", "_transport")
 
-    def __init__(self, inner: web.RequestHandler, connections: Connections, max_head_bytes: int) -> None:
+    def __init__(self, inner: web.RequestHandler, heads: Heads) -> None:
         self._inner = inner
-        self._connections = connections
-        self._max_head_bytes = max_head_bytes
-        self._meter = HeadMeter(max_head_bytes + PUNCTUATION_BYTES)
-        self._answered = 0
+        self._heads = heads
+        self._begun = 0
+        self._body: StreamReader | None = None
+        self._is_upgrade = False
         self._is_deaf = False
+        self._size = 0  # of the head that is due, so far
+        self._tail = b""
+
+    def begins(self, body: StreamReader, *, is_upgrade: bool) -> None:
+        """A request whose head was read is answered from now on."""
+        self._begun += 1
+        self._body, self._is_upgrade = body, is_upgrade
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.Protocol`."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by name
+        self._heads.known[self._inner] = self
         self._inner.connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
-        """Hand data on. By what makes a head too large the connection ends: it is answered, and no more is heard."""
+        """Hand data on, but not what makes a head too large: by that the connection ends, and no more is heard.
+
+        Of a head that begins within a piece that ends another, that piece is not counted.
+        """
         if self._is_deaf:
             return
-        if self._meter.is_over:
-            answered = self._connections.between(self._inner)
-            if answered > self._answered:
-                self._answered = answered
-                self._meter.begin()
-        if self._meter.is_over or self._meter.takes(data):
+        if not self._is_head_due:
             self._inner.data_received(data)
-        else:
+            return
+        # RFC 9112, section 2.2: there may be empty lines before it.
+        counted = data if self._size else data.lstrip(b"\r\n")
+        self._size += len(counted)
+        if self._size > self._heads.limit + PUNCTUATION_BYTES and END not in self._tail + counted:
             self._refuse()
+            return
+        self._tail = counted[-3:]
+        before = self._read
+        self._inner.data_received(data)
+        if self._read > before:
+            self._size, self._tail = 0, b""
 
     def eof_received(self) -> bool | None:
         """See `asyncio.Protocol`."""
@@ -84,6 +105,7 @@ class BoundedHead(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.Protocol`."""
+        self._heads.known.pop(self._inner, None)
         self._inner.connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -94,12 +116,30 @@ class BoundedHead(asyncio.Protocol):
         """See `asyncio.Protocol`."""
         self._inner.resume_writing()
 
+    @property
+    def _read(self) -> int:
+        """How many heads aiohttp has read, whole or bad."""
+        count: int = self._inner._request_count  # nothing else tells; a test would notice another name
+        return count
+
+    @property
+    def _is_head_due(self) -> bool:
+        """Whether what comes now belongs to a head: to no body, and to no websocket."""
+        if self._read > self._begun or not (self._body is None or self._body.is_eof()):
+            return False
+        return not (self._is_upgrade and self._heads.connections.is_answering(self._inner))
+
     def _refuse(self) -> None:
+        """Answer, unless another answer is under way, and end the connection."""
         self._is_deaf = True
-        answer = head_too_large(self._max_head_bytes)
+        connections = self._heads.connections
+        if connections.is_answering(self._inner):
+            self._transport.abort()
+            return
+        answer = head_too_large(self._heads.limit)
         body = cast(bytes, answer.body)
         fields = {**answer.headers, **SECURITY, "Content-Length": str(len(body)), "Connection": "close"}
         lines = [f"HTTP/1.1 {answer.status} {answer.reason}", *(f"{name}: {value}" for name, value in fields.items())]
-        self._connections.note_answer(answer.status)
-        self._transport.write("\r\n".join(lines).encode() + END + body)
-        self._transport.close()
+        connections.note_answer(answer.status)
+        self._transport.write("\r\n".join([*lines, "", ""]).encode() + body)
+        asyncio.get_running_loop().call_later(GOODBYE_S, self._transport.close)

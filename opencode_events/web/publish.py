@@ -20,7 +20,7 @@ from opencode_events.events import Event, Skipped, Stream
 from opencode_events.settings import ServerSettings
 from opencode_events.web.access import granted
 from opencode_events.web.bodies import JSON, NDJSON, Bodies, refuse_coded
-from opencode_events.web.connections import peer
+from opencode_events.web.connections import peer, read_piece
 from opencode_events.web.lines import LineSplitter, LineTooLong
 from opencode_events.web.posted import Posted
 from opencode_events.web.query import read_directory
@@ -155,7 +155,7 @@ class Publish:
         receipt, taken, limit = Receipt(), 0, self._settings.max_event_bytes
         splitter, held = LineSplitter(limit + LINE_SLACK), 0
         try:
-            while chunk := await request.content.readany():
+            while chunk := await read_piece(request):
                 try:
                     lines = splitter.feed(chunk)
                 except LineTooLong as found:

@@ -188,6 +188,7 @@ def test_publishers_in_the_middle_of_a_stream_do_not_hold_it_up_and_are_told(
     assert daemon.wait() == 0
     assert time.monotonic() - began < 5
     assert stored(daemon.log_path) == [(1, "evt_1")]
+    assert not [line for line in daemon.lines() if line["event"] == "library.complained"]
 
 
 def test_under_load_every_event_that_was_acknowledged_is_in_the_log(start_daemon: StartDaemon) -> None:

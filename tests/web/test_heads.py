@@ -1,77 +1,20 @@
-"""Heads that do not end: how much of one is taken, however it is cut into pieces, and what its sender is told."""
+"""Heads that do not end: how much of one is taken, whatever came before it, and what its sender is told."""
 
-import itertools
+import contextlib
+import socket
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from opencode_events.web.heads import END, HeadMeter
+from opencode_events.web.heads import END
 from tests.clients import dumps, parse_head, until
 from tests.servers import LOOPS, Server
 from tests.web.events import synced
 
 Serve = Callable[..., Server]
 
-LIMIT = 40
-
-
-def pieces(raw: bytes, cuts: list[int]) -> list[bytes]:
-    """Return `raw`, cut at some places."""
-    at = sorted({0, len(raw), *(cut % (len(raw) + 1) for cut in cuts)})
-    return [raw[start:end] for start, end in itertools.pairwise(at)]
-
-
-# --- counting
-
-
-@given(
-    head=st.binary(max_size=LIMIT).map(lambda raw: raw.replace(b"\r", b"x").replace(b"\n", b"x")),
-    body=st.binary(max_size=100),
-    cuts=st.lists(st.integers(0, 1000), max_size=8),
-)
-def test_a_head_within_its_limit_is_taken_whole(head: bytes, body: bytes, cuts: list[int]) -> None:
-    meter = HeadMeter(LIMIT + 3)
-
-    for piece in pieces(b"\r\n" + b"G" + head[1:] + END + body, cuts):
-        assert meter.is_over or meter.takes(piece)
-    assert meter.is_over
-
-
-@given(size=st.integers(LIMIT + 1, 400), cuts=st.lists(st.integers(0, 1000), max_size=8))
-def test_a_head_without_an_end_is_refused_at_the_byte_beyond_its_limit(size: int, cuts: list[int]) -> None:
-    meter, taken = HeadMeter(LIMIT), 0
-
-    for piece in pieces(b"G" * size, cuts):
-        is_within = taken + len(piece) <= LIMIT
-        assert meter.takes(piece) is is_within
-        if not is_within:
-            return
-        taken += len(piece)
-    raise AssertionError("it was taken whole")
-
-
-def test_empty_lines_before_a_request_do_not_end_its_head() -> None:
-    meter = HeadMeter(LIMIT)
-
-    assert meter.takes(b"\r\n\r\n\r\n\r\n")
-    assert not meter.is_over
-    assert not meter.takes(b"\r\n" + b"G" * (LIMIT + 1))
-
-
-def test_the_next_head_has_the_whole_limit_again() -> None:
-    meter = HeadMeter(LIMIT)
-    assert meter.takes(b"G" * LIMIT)
-    assert meter.takes(END)
-    meter.begin()
-
-    assert not meter.is_over
-    assert meter.takes(b"G" * LIMIT)
-    assert not meter.takes(b"G")
-
-
-# --- over a connection
+LIMIT = 2048
+GET = b"GET /-/healthy HTTP/1.1\r\nHost: localhost\r\n"
 
 
 def fields(size: int) -> bytes:
@@ -79,11 +22,34 @@ def fields(size: int) -> bytes:
     return b"".join(b"X-%03d: " % number + b"x" * 91 + b"\r\n" for number in range(size // 100))
 
 
+@pytest.fixture
+def server(serve: Serve) -> Server:
+    return serve(max_head_bytes=LIMIT, max_body_bytes=10_000)
+
+
+def post(server: Server, size: int) -> bytes:
+    """Return the head of a request with a body of so many bytes."""
+    fields = (f"Content-Length: {size}", "Content-Type: application/json")
+    return server.client.request("/global/event", *fields, method="POST")
+
+
+def body_of(number: int) -> bytes:
+    """Return a body that is larger than a head may be."""
+    return dumps([synced(number, number, data="x" * 8000)])
+
+
+def status(sock: socket.socket) -> int:
+    """Read an answer; return its status."""
+    return parse_head(sock.recv(65_536).partition(END)[0]).status
+
+
+# --- heads without an end
+
+
 @pytest.mark.parametrize("loop_name", LOOPS)
-def test_a_head_that_goes_on_and_on_is_told_so_before_it_ends(serve: Serve) -> None:
-    server = serve(max_head_bytes=2048)
+def test_a_head_that_goes_on_and_on_is_told_so_before_it_ends(server: Server) -> None:
     sock = server.client.connect()
-    sock.sendall(b"GET /-/healthy HTTP/1.1\r\nHost: localhost\r\n" + fields(1900))
+    sock.sendall(GET + fields(1900))
     sock.settimeout(0.1)
     with pytest.raises(TimeoutError):
         sock.recv(1)  # there may be an end to it yet
@@ -100,29 +66,117 @@ def test_a_head_that_goes_on_and_on_is_told_so_before_it_ends(serve: Serve) -> N
 
 
 @pytest.mark.parametrize("loop_name", LOOPS)
-def test_the_second_head_of_a_connection_is_bounded_as_the_first(serve: Serve) -> None:
-    server = serve(max_head_bytes=2048)
+def test_whoever_goes_on_writing_can_still_read_why_it_was_refused(server: Server) -> None:
     sock = server.client.connect()
-    body = dumps([synced(1, 1, data="x" * 10_000)])
-    head = (f"Content-Length: {len(body)}", "Content-Type: application/json")
-    for piece in (server.client.request("/global/event", *head, method="POST"), body[:5000], body[5000:]):
-        sock.sendall(piece)
-    assert b" 200 OK" in sock.recv(65_536)  # a body is no head, whatever its size
+    sock.sendall(GET)
+    for _ in range(20):
+        sock.sendall(fields(50_000))
 
-    sock.sendall(b"GET /-/healthy HTTP/1.1\r\nHost: localhost\r\n")
-    sock.sendall(fields(2900))
-    assert b" 431 " in sock.recv(65_536)
+    assert status(sock) == 431
+    until(lambda: server.watched == 0)
 
 
 @pytest.mark.parametrize("loop_name", LOOPS)
-def test_a_body_that_is_refused_before_it_has_come_is_no_head(serve: Serve) -> None:
-    server = serve(max_head_bytes=2048, max_body_bytes=10_000)
+@pytest.mark.parametrize(
+    ("before", "answer"),
+    [
+        (b"", 0),
+        (b"\r\n\r\n\r\n", 0),
+        (GET + b"\r\n", 200),
+        (GET + b"Expect: nothing\r\n\r\n", 417),
+        (GET + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n", 200),
+        (b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n", 404),
+    ],
+    ids=["nothing", "empty lines", "a request", "no expectation", "an upgrade that is none", "*"],
+)
+def test_whatever_came_before_a_head_is_bounded(server: Server, before: bytes, answer: int) -> None:
     sock = server.client.connect()
-    head = ("Content-Length: 20000", "Content-Type: application/json")
-    sock.sendall(server.client.request("/global/event", *head, method="POST"))
-    assert b" 413 " in sock.recv(65_536)
+    sock.sendall(before)
+    if answer:
+        assert status(sock) == answer
 
-    for _ in range(4):
+    sock.sendall(GET + fields(1500))
+    sock.sendall(fields(1500))
+
+    assert status(sock) == 431
+
+
+@pytest.mark.parametrize("loop_name", LOOPS)
+def test_a_head_behind_a_stream_is_bounded_too(serve: Serve) -> None:
+    server = serve(max_head_bytes=LIMIT, takeover=False)
+    sock = server.client.connect()
+    sock.sendall(server.client.request("/global/event"))
+    assert status(sock) == 200
+    until(lambda: server.subscribed == 1)
+
+    with contextlib.suppress(ConnectionError):
+        for _ in range(20):
+            sock.sendall(fields(50_000))
+
+    until(lambda: server.subscribed == 0)
+
+
+# --- and what is none
+
+
+@pytest.mark.parametrize("loop_name", LOOPS)
+def test_a_head_may_come_in_as_many_pieces_as_it_likes(server: Server) -> None:
+    sock = server.client.connect()
+    for byte in b"\r\n" + GET + fields(1900) + b"\r\n":
+        sock.sendall(bytes([byte]))
+
+    assert status(sock) == 200
+
+
+@pytest.mark.parametrize("loop_name", LOOPS)
+def test_a_body_is_no_head_whatever_its_size(server: Server) -> None:
+    sock = server.client.connect()
+    for number in (1, 2):
+        body = body_of(number)
+        for piece in (post(server, len(body)), body[:4000], body[4000:]):
+            sock.sendall(piece)
+        assert status(sock) == 200
+
+
+@pytest.mark.parametrize("loop_name", LOOPS)
+def test_a_body_that_is_refused_before_it_has_come_is_no_head(server: Server) -> None:
+    sock = server.client.connect()
+    sock.sendall(post(server, 20_000))
+    assert status(sock) == 413
+    body = body_of(1)
+
+    for _ in range(3):
         sock.sendall(b"x" * 5000)
-    sock.sendall(server.client.request("/-/healthy"))
-    assert b" 200 OK" in sock.recv(65_536)
+    sock.sendall(b"x" * 5000 + post(server, len(body)))  # the rest of the one, and the head of the next
+    sock.sendall(body)
+
+    assert status(sock) == 200
+
+
+@pytest.mark.parametrize("loop_name", LOOPS)
+def test_a_body_behind_a_head_that_was_sent_too_early_is_no_head(server: Server) -> None:
+    """The last byte of the head comes when the request before it is answered."""
+    sock = server.client.connect()
+    body = body_of(1)
+    head = post(server, len(body))
+    sock.sendall(GET + b"\r\n" + head[:-2])
+    assert status(sock) == 200
+
+    sock.sendall(head[-2:])
+    sock.sendall(body[:4000])
+    sock.sendall(body[4000:])
+
+    assert status(sock) == 200
+
+
+@pytest.mark.parametrize("loop_name", LOOPS)
+def test_bodies_of_requests_that_wait_for_their_turn_are_no_heads(server: Server) -> None:
+    sock = server.client.connect()
+    bodies = [body_of(number) for number in range(1, 6)]
+    sock.sendall(b"".join(post(server, len(body)) + body for body in bodies))
+
+    answers = b""
+    while answers.count(b"HTTP/1.1 200 OK") < len(bodies):
+        piece = sock.recv(65_536)
+        assert piece, answers
+        answers += piece
