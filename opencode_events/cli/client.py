@@ -19,6 +19,7 @@ DEFAULT_URL = "http://127.0.0.1:4097"
 CONNECT_S = 10.0
 ANSWER_S = 10.0
 CERTIFICATE_VARIABLE = "OPENCODE_EVENTS_TLS_CERT"  # the daemon's own setting
+PEM_END = "-----END CERTIFICATE-----"
 TOKEN_VARIABLE = "OPENCODE_EVENTS_TOKEN"  # not an option: what stands in a command line is seen by everybody
 UNASKED = f"it wants a password, {credentials.PASSWORD_ENV}, or a token, {TOKEN_VARIABLE}, in the environment"
 UNKNOWN = "it wants another password or token than the one in the environment"
@@ -57,7 +58,7 @@ def directory(config: Path | None, state_dir: str | None) -> Path:
 def session() -> aiohttp.ClientSession:
     """Return a session without a deadline for the whole of a request: streams have none.
 
-    Over HTTPS it trusts what the system trusts, and the certificate that the environment names for the daemon itself.
+    Over HTTPS it trusts what the system trusts, or the certificate alone that the environment names for the daemon.
     Raises what `authorization` raises.
     """
     shown = authorization()
@@ -83,19 +84,24 @@ def authorization() -> str | None:
 
 
 def trust(certificate: str | None) -> ssl.SSLContext:
-    """Return what to check a daemon's certificate with.
+    """Return what to check a daemon's certificate with: what the system trusts.
 
-    Whoever names the daemon's own certificate speaks to that daemon, by whatever name or address. Raises DaemonError
-    when it cannot be read.
+    Whoever names the daemon's own certificate, in a PEM file whose first one it is, speaks to that daemon, by whatever
+    name or address, and to nobody else: not even to one whom the same authority has certified. Raises DaemonError when
+    it cannot be read.
     """
-    context = ssl.create_default_context()
-    if certificate:
-        try:
-            context.load_verify_locations(certificate)
-        except (OSError, ssl.SSLError) as error:
-            why = error.strerror or error
-            raise DaemonError(f"{CERTIFICATE_VARIABLE}: {certificate} cannot be used: {why}") from error
+    if not certificate:
+        return ssl.create_default_context()
+    try:
+        chain = Path(certificate).read_text("ascii")
+        own, found, _ = chain.partition(PEM_END)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # it need not be its own authority
+        context.load_verify_locations(cadata=own + found)
+    except (OSError, ValueError) as error:  # SSLError is an OSError
+        why = getattr(error, "strerror", None) or error
+        raise DaemonError(f"{CERTIFICATE_VARIABLE}: {certificate} cannot be used: {why}") from error
     return context
 
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import ssl
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -182,6 +183,48 @@ def test_whoever_names_a_certificate_trusts_it_by_any_name() -> None:
 
     assert (usual.check_hostname, usual.verify_mode) == (True, ssl.CERT_REQUIRED)
     assert (named.check_hostname, named.verify_mode) == (False, ssl.CERT_REQUIRED)
+
+
+def certify(directory: Path, name: str, *, by: str = "") -> Path:
+    """Make a certificate, certified `by` another one or itself; return a PEM file of it, its key and its authority."""
+    key, certificate, chain = (directory / f"{name}.{kind}" for kind in ("key", "crt", "pem"))
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command += ["-subj", f"/CN={name}", "-days", "1", "-keyout", str(key), "-out", str(certificate)]
+    if by:
+        authority = ["-CA", str(directory / f"{by}.crt"), "-CAkey", str(directory / f"{by}.key")]
+        command += [*authority, "-addext", "basicConstraints=critical,CA:FALSE"]
+    subprocess.run(command, check=True, capture_output=True)
+    parts = [certificate, key, *([directory / f"{by}.crt"] if by else [])]
+    chain.write_text("".join(part.read_text() for part in parts))
+    return chain
+
+
+def is_trusted(context: ssl.SSLContext, chain: Path) -> bool:
+    """Ask whether a client would speak to a server that has these."""
+    serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    serving.load_cert_chain(chain)
+    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client_side = context.wrap_bio(back, there, server_hostname="elsewhere")
+    server_side = serving.wrap_bio(there, back, server_side=True)
+    for side in (client_side, server_side, client_side):
+        try:
+            side.do_handshake()
+        except ssl.SSLWantReadError:
+            continue
+        except ssl.SSLCertVerificationError:
+            return False
+    return True
+
+
+def test_of_a_named_certificate_s_authority_no_other_is_trusted(tmp_path: Path) -> None:
+    certify(tmp_path, "authority")
+    own, other = (certify(tmp_path, name, by="authority") for name in ("own", "other"))
+
+    named = client.trust(str(own))
+
+    assert is_trusted(named, own)
+    assert not is_trusted(named, other)
+    assert is_trusted(client.trust(str(CERTIFICATE)), CERTIFICATE)
 
 
 def test_a_certificate_that_is_none_is_named(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """How a daemon ends: asked to, asked twice, or killed; and what the next one on the same state directory knows."""
 
+import json
 import shutil
 import signal
 import sqlite3
@@ -189,6 +190,38 @@ def test_publishers_in_the_middle_of_a_stream_do_not_hold_it_up_and_are_told(
     assert time.monotonic() - began < 5
     assert stored(daemon.log_path) == [(1, "evt_1")]
     assert not [line for line in daemon.lines() if line["event"] == "library.complained"]
+
+
+def test_a_publisher_that_goes_on_sending_is_told_too(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon()
+    client = daemon.client
+    sock = client.connect()
+    sock.sendall(client.request("/global/event", f"Content-Type: {NDJSON}", "Content-Length: 99999999", method="POST"))
+    over = threading.Event()
+
+    def send() -> None:
+        number = 0
+        while not over.is_set():
+            number += 1
+            try:
+                sock.sendall(dumps(envelope(number)) + b"\n")
+            except OSError:
+                return
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    until(lambda: len(stored(daemon.log_path)) > 10)
+    daemon.signal(signal.SIGTERM)
+
+    try:
+        raw, _, body = sock.recv(65_536).partition(b"\r\n\r\n")
+        assert parse_head(raw).status == 503
+        accepted = json.loads(body)["accepted"]
+    finally:
+        over.set()
+        sender.join()
+    assert daemon.wait() == 0
+    assert accepted == len(stored(daemon.log_path))
 
 
 def test_under_load_every_event_that_was_acknowledged_is_in_the_log(start_daemon: StartDaemon) -> None:

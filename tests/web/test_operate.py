@@ -198,3 +198,12 @@ def test_an_unknown_path_without_a_body_for_head(client: Client) -> None:
     answer = client.send("HEAD", "/nowhere")
 
     assert (answer.status, answer.body) == (404, b"")
+
+
+def test_at_the_end_each_answer_is_its_connection_s_last(server: Server) -> None:
+    server.web_connections.are_ending = True
+
+    assert server.client.get("/-/status").head["Connection"] == "close"
+    history = server.client.send("POST", "/sync/history", b"{}", Content_Type="application/json")
+    assert (history.status, history.head["Connection"]) == (200, "close")
+    assert server.client.ask("/global/event?end=abort").read_head().all("Connection") == []
