@@ -60,7 +60,7 @@ class EventStream:
         """
         connection = self._response.connection
         transport = None if connection is None else connection.transport
-        if seconds <= 0 or not isinstance(transport, asyncio.Transport):
+        if seconds <= 0 or transport is None or transport.is_closing():
             return
         transport.pause_reading()
         try:

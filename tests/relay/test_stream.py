@@ -1,8 +1,10 @@
 """The stream as frames: each comes whole, and an end, a break and silence are told apart."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+import uvloop
 
 from opencode_events.errors import UpstreamAway, UpstreamSlow
 from opencode_events.relay.stream import EventStream
@@ -78,6 +80,28 @@ async def test_a_flood_is_read_in_pauses_and_all_of_it_comes(fake: FakeUpstream,
         reads += 1
 
     assert reads < 50
+
+
+def test_a_flood_is_read_in_pauses_on_uvloop_too() -> None:
+    """Its transports are none of asyncio's by name."""
+
+    async def count_reads() -> int:
+        reads, found, call_later = 0, 0, asyncio.get_running_loop().call_later
+        async with (
+            FakeUpstream() as fake,
+            Upstream(RelaySettings(upstream=fake.url), None, max_row_bytes=LIMIT) as upstream,
+            upstream.events() as response,
+        ):
+            stream = EventStream(response, max_event_bytes=LIMIT, silence_s=3)
+            await stream.read()
+            for number in range(200):
+                call_later(number / 2000, fake.say, b"x" * 100)  # all of them in a tenth of a second
+            while found < 200:
+                found += len(await stream.read())
+                reads += 1
+        return reads
+
+    assert uvloop.run(count_reads()) < 60
 
 
 async def test_it_may_be_let_go_before_its_end(fake: FakeUpstream, stream: EventStream) -> None:
