@@ -82,13 +82,14 @@ class Parts:
     async def end(self, drain_s: float, hurry: asyncio.Event) -> None:
         """End subscriptions, then connections. Subscribers have `drain_s` seconds to read, or until `hurry` is set."""
         self.connections.are_ending = True
-        drain = asyncio.create_task(self.broker.drain(drain_s), name="drain")
-        hurried = asyncio.create_task(hurry.wait(), name="hurry")
-        await asyncio.wait((drain, hurried), return_when=asyncio.FIRST_COMPLETED)
-        hurried.cancel()
-        if not drain.done():
+        async with asyncio.TaskGroup() as tasks:
+            drain = tasks.create_task(self.broker.drain(drain_s), name="drain")
+            hurried = tasks.create_task(hurry.wait(), name="hurry")
+            await asyncio.wait((drain, hurried), return_when=asyncio.FIRST_COMPLETED)
+            is_over = drain.done()
             drain.cancel()
-            await asyncio.wait((drain,))
+            hurried.cancel()
+        if not is_over:
             await self.broker.drain(0)
         self.connections.interrupt()
         await self.runner.cleanup()

@@ -23,7 +23,9 @@ def failed(error: OSError) -> int:
         code = Exit.FAILED
     else:
         raise error
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is buffered still would be an error when Python ends
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)  # what is buffered still would be an error when Python ends
+    os.close(nowhere)
     return code
 
 

@@ -6,6 +6,7 @@ do is a transaction, which finds the places as they are.
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 from pathlib import Path
@@ -18,12 +19,14 @@ class Claim:
     """The log at `path` is this process's from now on, until `close`, or its end, however it ends.
 
     The file stays: removing it could take away the one that the next daemon has just locked. Raises DaemonError when
-    another daemon has the log, OSError when the file cannot be made.
+    another process has the log, OSError when the file cannot be made.
     """
 
     def __init__(self, path: Path) -> None:
-        # Beside the log itself, whatever links lead there.
-        self._path = path.resolve()
+        try:
+            self._path = path.resolve()  # beside the log itself, whatever links lead there
+        except RuntimeError as error:  # links in a circle; an OSError in later versions of Python
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from error
         self._lock: int | None = lockfile.open_lock(Path(f"{self._path}.lock"))
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -33,7 +36,7 @@ class Claim:
         except BlockingIOError as error:
             who = os.pread(self._lock, 32, 0).decode("ascii", "replace").strip()
             self.close()
-            raise DaemonError(f"the event log {path} is in use by another daemon: pid {who or 'unknown'}") from error
+            raise DaemonError(f"the event log {path} is in use by another process: pid {who or 'unknown'}") from error
         except BaseException:
             self.close()
             raise

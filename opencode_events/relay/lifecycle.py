@@ -66,6 +66,7 @@ class Life:
         self.state = State.UNREACHED
         self.trouble: str | None = NOT_REACHED
         self.tries = 0
+        self._told: Signal | None = None  # which end this episode is known by
         self._away_since_s = now_s
 
     def advance(self, signal: Signal) -> None:
@@ -75,14 +76,15 @@ class Life:
     def recover(self, now_s: float) -> float:
         """It has caught up. Returns for how many seconds upstream was not heard."""
         self.advance(Signal.CAUGHT_UP)
-        self.trouble, self.tries = None, 0
+        self.trouble, self._told, self.tries = None, None, 0
         return now_s - self._away_since_s
 
     def lose(self, reason: str, now_s: float, signal: Signal = Signal.LOST) -> bool:
-        """It is over, or was not to be had; returns whether that is the first time in this episode."""
+        """It is over, or was not to be had; returns whether that is news in this episode: the first, or of its kind."""
         before = self.state
         self.advance(signal)
-        is_news = self.trouble in (None, NOT_REACHED)
+        kind = Signal.REFUSED if signal is Signal.REFUSED else Signal.LOST
+        is_news, self._told = self._told is not kind, kind
         self.trouble = f"upstream is away: {reason}"
         if before is State.LIVE:
             self._away_since_s = now_s

@@ -128,9 +128,9 @@ class Relay:
             while frames := await stream.read():
                 if self._life.state is State.LIVE and self._intake.is_idle:
                     self._gaps.note_whole()
-                self._gaps.note_heard()
                 for frame in frames:
                     self._intake.put(UNREADABLE if frame.is_cut else frame.data)
+                self._gaps.note_heard()
                 heard.set()
         except SpoolFull as error:
             raise UpstreamAway(f"more is held of it than may be: {error}") from error
@@ -178,7 +178,7 @@ class Relay:
                 self.directories.forget(event.directory)
 
     def _lost(self, error: BaseException, signal: Signal) -> None:
-        """Note why there is no connection, and say so once per episode."""
+        """Note why there is no connection, and say so once per episode, and again if it is another kind of end."""
         if self._life.lose(str(error), time.monotonic(), signal):
             log.warning("relay.lost", upstream=self._settings.upstream, reason=str(error))
 

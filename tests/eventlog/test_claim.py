@@ -25,7 +25,7 @@ def test_a_second_one_is_refused_and_told_who_has_it(tmp_path: Path) -> None:
     with pytest.raises(DaemonError) as refusal:
         SqliteLog(path, EventLogSettings())
 
-    assert str(refusal.value) == f"the event log {path} is in use by another daemon: pid {os.getpid()}"
+    assert str(refusal.value) == f"the event log {path} is in use by another process: pid {os.getpid()}"
     log.close()
     SqliteLog(path, EventLogSettings()).close()
 
@@ -41,6 +41,14 @@ def test_a_link_leads_to_the_same_log(tmp_path: Path) -> None:
     claim.close()
     claim.close()
     Claim(tmp_path / "link").close()
+
+
+def test_links_in_a_circle_lead_to_no_log(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+
+    with pytest.raises(DaemonError, match=r"cannot be opened: .*Too many levels of symbolic links"):
+        SqliteLog(tmp_path / "a", EventLogSettings())
 
 
 def test_a_log_that_cannot_be_opened_is_left_to_others(tmp_path: Path) -> None:
@@ -67,5 +75,5 @@ def test_another_daemon_elsewhere_is_refused_in_one_line_and_the_first_one_goes_
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
 
     assert done.returncode == 1
-    assert done.stderr == f"error: the event log {path} is in use by another daemon: pid {daemon.pid}\n"
+    assert done.stderr == f"error: the event log {path} is in use by another process: pid {daemon.pid}\n"
     assert daemon.client.publish(envelope(1))["accepted"] == 1
