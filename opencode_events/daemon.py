@@ -6,7 +6,6 @@ connections go, then tasks, then the log. A second signal skips the waiting.
 
 import asyncio
 import contextlib
-import functools
 import gc
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -81,7 +80,8 @@ async def _serve(settings: Settings, state: StateDir, ready: Callable[[str], Non
         relaying, behind = await owned.enter_async_context(_stand_before(settings, broker, held))
         parts = Parts(settings, eventlog, broker, held, behind)
         service.claim(reloaders, broker=broker, patrol=parts.patrol, eventlog=eventlog, tls=listeners.tls)
-        reloaders.add(("tokens_file",), functools.partial(held.prepare, revoke=parts.revoke))
+        reloaders.add((), lambda _: held.prepare_password(parts.revoke))
+        reloaders.add(("tokens_file",), lambda new: held.prepare_tokens(new, parts.revoke))
         own = Service(reloaders, notifier, broker)
         async with asyncio.TaskGroup() as tasks:
             relay = tasks.create_task(relaying(), name="relay")

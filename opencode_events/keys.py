@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from opencode_events import credentials, sockets, tokens
+from opencode_events import credentials, secretfile, sockets, tokens
 from opencode_events.credentials import Credentials
 from opencode_events.errors import SettingError
 from opencode_events.settings import Settings
@@ -18,7 +18,10 @@ from opencode_events.tokens import Tokens
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Keys:
-    """What is held. With neither, nobody has to show anything. `reread` returns the credentials as they are now."""
+    """What is held. With neither, nobody has to show anything. `reread` returns the credentials as they are now.
+
+    None if they cannot be read a second time: a pipe gives what it has once.
+    """
 
     credentials: Credentials | None
     tokens: Tokens | None
@@ -36,24 +39,35 @@ class Keys:
                     f"{credentials.PASSWORD_ENV} or tokens_file, or listen on 127.0.0.1",
                 )
 
-    def prepare(self, new: Settings, *, revoke: Callable[[frozenset[str]], None]) -> Callable[[], None] | None:
-        """Read the tokens of new settings, and the password; return what puts both in force. See `Reloaders.add`.
+    def prepare_password(self, revoke: Callable[[frozenset[str]], None]) -> Callable[[], None]:
+        """Read the password again; return what puts it in force. See `Reloaders.add`.
 
-        `revoke` is then told the names of the tokens that are gone, or are not what they were; of another password,
-        the empty name of whoever has shown the old one. Whether there are tokens, or a password, and which file it is
-        in, is decided at the start. Raises SettingError.
+        With another one, `revoke` is told the empty name of whoever has shown the old one. Whether there is one, and in
+        which file, is decided at the start. Raises SettingError.
+        """
+        held = self.credentials
+        read = None if held is None else self.reread()
+
+        def commit() -> None:
+            if held is not None and read is not None and held.take(read):
+                revoke(frozenset({tokens.EVERYTHING.name}))
+
+        return commit
+
+    def prepare_tokens(self, new: Settings, revoke: Callable[[frozenset[str]], None]) -> Callable[[], None] | None:
+        """Read the tokens of new settings; return what puts them in force. See `Reloaders.add`.
+
+        `revoke` is then told the names of those that are gone, or are not what they were. Whether there are tokens is
+        decided at the start. Raises SettingError.
         """
         held, path = self.tokens, new.access.tokens_file
-        read = None if self.credentials is None else self.reread()
         if (held is None) != (not path):
             return None
         known = None if held is None else tokens.load(_expanded(path))
 
         def commit() -> None:
-            gone = frozenset[str]() if held is None or known is None else held.replace(known)
-            if self.credentials is not None and read is not None and self.credentials.take(read):
-                gone |= {tokens.EVERYTHING.name}
-            revoke(gone)
+            if held is not None and known is not None:
+                revoke(held.replace(known))
 
         return commit
 
@@ -61,8 +75,11 @@ class Keys:
 def load(settings: Settings, environment: Mapping[str, str]) -> Keys:
     """Return what the settings and the environment name. Raises SettingError for a file that cannot be used."""
     path = settings.access.tokens_file
-    reread = functools.partial(credentials.load, settings.relay, environment)
-    return Keys(credentials=reread(), tokens=Tokens(_expanded(path)) if path else None, reread=reread)
+    read = functools.partial(credentials.load, settings.relay, environment)
+    held = Tokens(_expanded(path)) if path else None
+    if secretfile.is_pipe(_expanded(settings.relay.upstream_password_file)):
+        return Keys(credentials=read(), tokens=held)
+    return Keys(credentials=read(), tokens=held, reread=read)
 
 
 def check(settings: Settings, environment: Mapping[str, str]) -> None:

@@ -31,6 +31,14 @@ def read(path: Path, setting: str, *, at_most: int, what: str) -> str:
         raise SettingError(setting, f"{path} is not UTF-8") from error
 
 
+def is_pipe(path: Path) -> bool:
+    """Ask whether a path leads to what can be read once."""
+    try:
+        return stat.S_ISFIFO(path.stat().st_mode)
+    except OSError:
+        return False
+
+
 def _open_now(path: str, flags: int) -> int:
     """Open a file without waiting: a pipe that nobody writes into would hold whoever reads again at a reload."""
     descriptor = os.open(path, flags | os.O_NONBLOCK)

@@ -46,7 +46,7 @@ PICTURE: dict[str, set[str]] = {
     "eventlog": {"errors", "cursor", "events", "settings", "twins", "lockfile"},
     "credentials": {"errors", "settings", "secretfile"},
     "tokens": {"errors", "prefixes", "secretfile"},
-    "keys": {"errors", "settings", "credentials", "tokens", "sockets"},
+    "keys": {"errors", "settings", "secretfile", "credentials", "tokens", "sockets"},
     "listeners": {"settings", "sockets", "systemd", "keys"},
     "wire": {"errors", "jsontext", "cursor", "events", "mint"},
     "logs": {"errors", "log_settings"},

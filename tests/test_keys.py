@@ -87,7 +87,7 @@ def test_a_reload_puts_new_tokens_in_force_and_tells_whose_are_gone(file: Path) 
     held, revoked = keys.load(chosen(file), {}), list[frozenset[str]]()
     file.write_text(TABLE.replace("one", "two"))
 
-    commit = held.prepare(chosen(file), revoke=revoked.append)
+    commit = held.prepare_tokens(chosen(file), revoked.append)
 
     assert held.tokens is not None
     assert commit is not None
@@ -102,13 +102,13 @@ def test_a_reload_of_a_file_that_cannot_be_used_is_refused(file: Path) -> None:
     file.write_text("")
 
     with pytest.raises(SettingError, match="has no token"):
-        held.prepare(chosen(file), revoke=lambda names: None)
+        held.prepare_tokens(chosen(file), lambda names: None)
 
 
 def test_whether_there_are_tokens_at_all_is_not_for_a_reload(file: Path) -> None:
-    assert keys.load(chosen(file), {}).prepare(chosen(), revoke=lambda names: None) is None
-    assert NOTHING.prepare(chosen(file), revoke=lambda names: None) is None
-    assert NOTHING.prepare(chosen(), revoke=lambda names: None) is not None
+    assert keys.load(chosen(file), {}).prepare_tokens(chosen(), lambda names: None) is None
+    assert NOTHING.prepare_tokens(chosen(file), lambda names: None) is None
+    assert NOTHING.prepare_tokens(chosen(), lambda names: None) is not None
 
 
 @pytest.fixture
@@ -130,16 +130,13 @@ def test_a_reload_puts_a_new_password_in_force_and_tells_whose_is_gone(password_
     shown = Credentials("opencode", "old").authorization, Credentials("opencode", "new").authorization
     password_file.write_text("new\n")
 
-    commit = held.prepare(settings, revoke=revoked.append)
+    commit = held.prepare_password(revoked.append)
 
-    assert commit is not None
     assert [held.credentials.matches(one, None) for one in shown] == [True, False]
     commit()
     assert [held.credentials.matches(one, None) for one in shown] == [False, True]
-    again = held.prepare(settings, revoke=revoked.append)
-    assert again is not None
-    again()
-    assert revoked == [{""}, frozenset()]
+    held.prepare_password(revoked.append)()
+    assert revoked == [{""}]
 
 
 def test_a_reload_that_finds_no_password_is_refused(password_file: Path) -> None:
@@ -147,7 +144,20 @@ def test_a_reload_that_finds_no_password_is_refused(password_file: Path) -> None
     password_file.unlink()
 
     with pytest.raises(SettingError, match="cannot be read"):
-        held.prepare(with_password(password_file), revoke=lambda names: None)
+        held.prepare_password(lambda names: None)
+
+
+def test_a_password_out_of_a_pipe_stays_for_a_pipe_gives_it_once() -> None:
+    reader, writer = os.pipe()
+    os.write(writer, b"secret")
+    os.close(writer)
+    try:
+        held = keys.load(with_password(Path(f"/dev/fd/{reader}")), {})
+        held.prepare_password(lambda names: pytest.fail("it is the same"))()
+    finally:
+        os.close(reader)
+
+    assert held.credentials == Credentials("opencode", "secret")
 
 
 # --- a whole daemon

@@ -19,7 +19,7 @@ DEFAULT_URL = "http://127.0.0.1:4097"
 CONNECT_S = 10.0
 ANSWER_S = 10.0
 CERTIFICATE_VARIABLE = "OPENCODE_EVENTS_TLS_CERT"  # the daemon's own setting
-PEM_END = "-----END CERTIFICATE-----"
+PEM_BEGIN, PEM_END = b"-----BEGIN CERTIFICATE-----", b"-----END CERTIFICATE-----"
 TOKEN_VARIABLE = "OPENCODE_EVENTS_TOKEN"  # not an option: what stands in a command line is seen by everybody
 UNASKED = f"it wants a password, {credentials.PASSWORD_ENV}, or a token, {TOKEN_VARIABLE}, in the environment"
 UNKNOWN = "it wants another password or token than the one in the environment"
@@ -93,12 +93,12 @@ def trust(certificate: str | None) -> ssl.SSLContext:
     if not certificate:
         return ssl.create_default_context()
     try:
-        chain = Path(certificate).read_text("ascii")
-        own, found, _ = chain.partition(PEM_END)
+        _, begun, rest = Path(certificate).read_bytes().partition(PEM_BEGIN)  # before it may be comments, in any words
+        own, ended, _ = rest.partition(PEM_END)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # it need not be its own authority
-        context.load_verify_locations(cadata=own + found)
+        context.load_verify_locations(cadata=(begun + own + ended).decode("ascii"))
     except (OSError, ValueError) as error:  # SSLError is an OSError
         why = getattr(error, "strerror", None) or error
         raise DaemonError(f"{CERTIFICATE_VARIABLE}: {certificate} cannot be used: {why}") from error

@@ -223,8 +223,8 @@ def identity(path: str | Path) -> _Identity | None:
 
 def _make(path: Path) -> None:
     """Make a new file for its owner alone; SQLite's others have its mode. What goes wrong SQLite tells."""
-    with contextlib.suppress(OSError):
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: links in a circle
+        os.close(os.open(path.resolve(), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
 def _connect(path: Path | str) -> sqlite3.Connection:

@@ -6,6 +6,7 @@ from http import HTTPStatus
 
 from aiohttp import web
 
+from opencode_events import wire
 from opencode_events.access_settings import AccessSettings, listed
 from opencode_events.broker.broker import Broker
 from opencode_events.credentials import Credentials
@@ -18,7 +19,7 @@ from opencode_events.web.connections import Connections
 from opencode_events.web.cors import Cors
 from opencode_events.web.dashboard import Dashboard
 from opencode_events.web.handles import Look
-from opencode_events.web.heads import Heads
+from opencode_events.web.heads import BoundedHead
 from opencode_events.web.history import History, unbounded
 from opencode_events.web.memory import Memory, allowed_bytes
 from opencode_events.web.metrics import Metrics
@@ -97,7 +98,8 @@ def build_app(
         is_own_master = isinstance(response, StreamHead) or response.status == HTTPStatus.SWITCHING_PROTOCOLS
         if watched.are_ending and not is_own_master:
             response.force_close()
-            response.headers["Connection"] = "close"
+            if response.content_type != wire.CONTENT_TYPES["sse"]:  # beside it, fetch takes a cut for a clean end
+                response.headers["Connection"] = "close"
 
     app = web.Application()
     app.on_response_prepare.append(send_away)
@@ -188,4 +190,4 @@ async def serve(runner: web.AppRunner) -> Callable[[], asyncio.Protocol]:
     server, connections, head_bytes = runner.server, runner.app[CONNECTIONS], runner.app[HEAD_BYTES]
     assert server is not None
     connections.server = server
-    return Heads(server, connections, head_bytes)
+    return lambda: BoundedHead(server(), connections, head_bytes)

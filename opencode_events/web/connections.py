@@ -17,6 +17,8 @@ from opencode_events.broker.watched import Outlook
 from opencode_events.errors import Busy
 from opencode_events.sockets import reset_on_close
 
+ENDING = "the daemon is shutting down"
+
 
 def peer(transport: asyncio.BaseTransport | None) -> str:
     """Return `host:port` of the other side."""
@@ -102,6 +104,8 @@ async def read_piece(request: web.BaseRequest) -> bytes:
     task = asyncio.current_task()
     if connection is None or task is None:
         return await request.content.readany()
+    if connection.is_interrupted:
+        raise Busy(ENDING, retry_after_s=1)
     connection.reader = task
     try:
         return await request.content.readany()
@@ -109,7 +113,7 @@ async def read_piece(request: web.BaseRequest) -> bytes:
         if not connection.is_interrupted:
             raise
         task.uncancel()
-        raise Busy("the daemon is shutting down", retry_after_s=1) from None
+        raise Busy(ENDING, retry_after_s=1) from None
     finally:
         connection.reader = None
 
@@ -164,8 +168,8 @@ class Connections:
     def interrupt(self) -> None:
         """Have whoever waits for more of a body wait no longer, so that its client gets an answer: see `read_piece`."""
         for connection in self.watched():
+            connection.is_interrupted = True
             if connection.reader is not None:
-                connection.is_interrupted = True
                 connection.reader.cancel()
 
     def statistics(self) -> dict[str, object]:

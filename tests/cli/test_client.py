@@ -220,6 +220,7 @@ def test_of_a_named_certificate_s_authority_no_other_is_trusted(tmp_path: Path) 
     certify(tmp_path, "authority")
     own, other = (certify(tmp_path, name, by="authority") for name in ("own", "other"))
 
+    own.write_bytes("subject=CN = Zürich\n".encode() + own.read_bytes())
     named = client.trust(str(own))
 
     assert is_trusted(named, own)

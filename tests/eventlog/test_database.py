@@ -213,9 +213,12 @@ def test_a_checkpoint_that_fails_is_told_once_an_episode(database: Database) -> 
     assert logs == [warning, warning]
 
 
-def test_a_new_file_and_those_beside_it_are_their_owner_s_alone(tmp_path: Path) -> None:
-    path = tmp_path / "events.sqlite3"
-    database = Database(path, durable=False)
+@pytest.mark.parametrize("name", ["events.sqlite3", "link"])
+def test_a_new_file_and_those_beside_it_are_their_owner_s_alone(tmp_path: Path, name: str) -> None:
+    tmp_path = tmp_path / "there"
+    tmp_path.mkdir()
+    (tmp_path.parent / "link").symlink_to("there/events.sqlite3")
+    database = Database(tmp_path / name if name != "link" else tmp_path.parent / name, durable=False)
     found = {file.name: file.stat().st_mode & 0o777 for file in tmp_path.iterdir()}
     database.close()
 

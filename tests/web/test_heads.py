@@ -2,11 +2,11 @@
 
 import contextlib
 import socket
+import time
 from collections.abc import Callable
 
 import pytest
 
-from opencode_events.web.heads import END
 from tests.clients import dumps, parse_head, until
 from tests.servers import LOOPS, Server
 from tests.web.events import synced
@@ -14,6 +14,7 @@ from tests.web.events import synced
 Serve = Callable[..., Server]
 
 LIMIT = 2048
+END = b"\r\n\r\n"
 GET = b"GET /-/healthy HTTP/1.1\r\nHost: localhost\r\n"
 
 
@@ -41,6 +42,15 @@ def body_of(number: int) -> bytes:
 def status(sock: socket.socket) -> int:
     """Read an answer; return its status."""
     return parse_head(sock.recv(65_536).partition(END)[0]).status
+
+
+def read_all(sock: socket.socket) -> bytes:
+    """Read to the end, however that is."""
+    found = b""
+    with contextlib.suppress(ConnectionError):
+        while piece := sock.recv(65_536):
+            found += piece
+    return found
 
 
 # --- heads without an end
@@ -102,6 +112,30 @@ def test_whatever_came_before_a_head_is_bounded(server: Server, before: bytes, a
 
 
 @pytest.mark.parametrize("loop_name", LOOPS)
+@pytest.mark.parametrize("count", [1, 2, 5, 31])
+def test_a_head_behind_requests_that_wait_for_their_turn_is_bounded(server: Server, count: int) -> None:
+    sock = server.client.connect()
+    with contextlib.suppress(ConnectionError):  # it ends while an answer is under way
+        sock.sendall((GET + b"\r\n") * count + GET + fields(100_000))
+        sock.sendall(fields(100_000))
+
+    answers = read_all(sock)
+    assert answers.count(b"HTTP/1.1 200 OK") <= count
+    until(lambda: server.watched == 0, timeout_s=5)  # long before a head is late
+
+
+@pytest.mark.parametrize("loop_name", LOOPS)
+def test_trailers_are_bounded_as_heads_are(server: Server) -> None:
+    sock = server.client.connect()
+    head = ("Transfer-Encoding: chunked", "Content-Type: application/json")
+    sock.sendall(server.client.request("/global/event", *head, method="POST") + b"2\r\n[]\r\n0\r\n")
+    with contextlib.suppress(ConnectionError):
+        sock.sendall(b"".join(b"X-%03d: %b\r\n" % (number, b"x" * 1500) for number in range(100)))
+
+    until(lambda: server.watched == 0, timeout_s=5)
+
+
+@pytest.mark.parametrize("loop_name", LOOPS)
 def test_a_head_behind_a_stream_is_bounded_too(serve: Serve) -> None:
     server = serve(max_head_bytes=LIMIT, takeover=False)
     sock = server.client.connect()
@@ -110,8 +144,7 @@ def test_a_head_behind_a_stream_is_bounded_too(serve: Serve) -> None:
     until(lambda: server.subscribed == 1)
 
     with contextlib.suppress(ConnectionError):
-        for _ in range(20):
-            sock.sendall(fields(50_000))
+        sock.sendall(GET + fields(3000))
 
     until(lambda: server.subscribed == 0)
 
@@ -180,3 +213,36 @@ def test_bodies_of_requests_that_wait_for_their_turn_are_no_heads(server: Server
         piece = sock.recv(65_536)
         assert piece, answers
         answers += piece
+
+
+@pytest.mark.parametrize("loop_name", LOOPS)
+@pytest.mark.parametrize("left", [1, 2, 3, 4])
+@pytest.mark.parametrize("before", [b"", GET + b"\r\n"], ids=["alone", "behind another"])
+def test_the_end_of_a_head_may_come_with_its_body(server: Server, left: int, before: bytes) -> None:
+    sock = server.client.connect()
+    body = body_of(1)
+    head = post(server, len(body))
+    for piece in [before + head[:-left]] if before else [bytes([byte]) for byte in head[:-left]]:
+        sock.sendall(piece)
+    time.sleep(0.05)  # so that it is read by itself; nothing depends on that
+
+    sock.sendall(head[-left:] + body)
+
+    answers = b""
+    while answers.count(b"HTTP/1.1 200 OK") < 1 + bool(before):
+        piece = sock.recv(65_536)
+        assert piece, answers
+        answers += piece
+
+
+@pytest.mark.parametrize("loop_name", LOOPS)
+def test_chunks_are_a_body(server: Server) -> None:
+    sock = server.client.connect()
+    body = body_of(1)
+    head = ("Transfer-Encoding: chunked", "Content-Type: application/json")
+    sock.sendall(server.client.request("/global/event", *head, method="POST"))
+    for at in range(0, len(body), 10):
+        sock.sendall(b"%x\r\n%b\r\n" % (len(body[at : at + 10]), body[at : at + 10]))
+    sock.sendall(b"0\r\nX-Trailer: 1\r\n\r\n")
+
+    assert status(sock) == 200
