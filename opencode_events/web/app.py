@@ -6,7 +6,6 @@ from http import HTTPStatus
 
 from aiohttp import web
 
-from opencode_events import wire
 from opencode_events.access_settings import AccessSettings, listed
 from opencode_events.broker.broker import Broker
 from opencode_events.credentials import Credentials
@@ -29,7 +28,7 @@ from opencode_events.web.problems import Guard, Handler, forbidding, refusal
 from opencode_events.web.publish import Publish
 from opencode_events.web.rates import Rates
 from opencode_events.web.shield import Shield, spelled_out
-from opencode_events.web.subscribe import StreamHead, Subscribe
+from opencode_events.web.subscribe import Subscribe
 from opencode_events.web.turnstile import Turnstile
 
 # Seconds that an idle connection is kept; longer than the 60 s after which proxies give theirs up.
@@ -93,16 +92,7 @@ def build_app(
     if shield is None:
         routes["/global/health"] = {"GET": operate.health}
 
-    async def send_away(request: web.Request, response: web.StreamResponse) -> None:
-        """At the end an answer is the last of its connection: the next request is for whoever listens then."""
-        is_own_master = isinstance(response, StreamHead) or response.status == HTTPStatus.SWITCHING_PROTOCOLS
-        if watched.are_ending and not is_own_master:
-            response.force_close()
-            if response.content_type != wire.CONTENT_TYPES["sse"]:  # beside it, fetch takes a cut for a clean end
-                response.headers["Connection"] = "close"
-
     app = web.Application()
-    app.on_response_prepare.append(send_away)
     app[HEAD_BYTES], app[CONNECTIONS] = access.max_head_bytes, watched
     for path, methods in routes.items():
         if path not in STREAMS and "GET" in methods:

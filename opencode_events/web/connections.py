@@ -100,15 +100,18 @@ KEY: Any = web.RequestKey("connection", HttpConnection) if hasattr(web, "Request
 
 async def read_piece(request: web.BaseRequest) -> bytes:
     """Return what has come of a body, nothing at its end. Raises Busy when the daemon ends before there is more."""
+    content = request.content
+    if (piece := content.read_nowait()) or content.at_eof():
+        return piece
     connection: HttpConnection | None = request.get(KEY)
     task = asyncio.current_task()
     if connection is None or task is None:
-        return await request.content.readany()
+        return await content.readany()
     if connection.is_interrupted:
         raise Busy(ENDING, retry_after_s=1)
     connection.reader = task
     try:
-        return await request.content.readany()
+        return await content.readany()
     except asyncio.CancelledError:
         if not connection.is_interrupted:
             raise

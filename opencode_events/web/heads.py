@@ -29,13 +29,14 @@ class BoundedHead(asyncio.Protocol):
     `limit` is what the guard allows a head to have, in bytes.
     """
 
-    __slots__ = ("_body", "_connections", "_inner", "_is_deaf", "_is_upgrade", "_limit", "_size", "_transport")
+    __slots__ = ("_body", "_connections", "_inner", "_is_deaf", "_is_upgrade", "_limit", "_most", "_size", "_transport")
 
     def __init__(self, inner: web.RequestHandler, connections: Connections, limit: int) -> None:
         # As anything: how far it has read it tells nobody. A test would notice if it had other names for that.
         self._inner: Any = inner
         self._connections = connections
         self._limit = limit
+        self._most = limit + PUNCTUATION_BYTES
         self._body: StreamReader | None = None  # of the last request whose head was read
         self._is_upgrade = False  # that request is one for another protocol
         self._is_deaf = False
@@ -48,15 +49,17 @@ class BoundedHead(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Hand data on. Where no progress is made by more than the limit, the connection ends, and no more is heard."""
-        most = self._limit + PUNCTUATION_BYTES
         while data and not self._is_deaf:
-            piece = data[: most + 1 - self._size if self._is_between else PIECE_BYTES]
-            data = data[len(piece) :]
+            room = self._most + 1 - self._size
+            piece, data = data, b""
+            if len(piece) > room:
+                at = room if self._is_between else PIECE_BYTES
+                piece, data = piece[:at], piece[at:]
             if self._goes_on_by(piece):
                 self._size = 0
                 continue
             self._size += len(piece)
-            if self._size > most:
+            if self._size > self._most:
                 self._refuse()
 
     def eof_received(self) -> bool | None:
@@ -91,16 +94,17 @@ class BoundedHead(asyncio.Protocol):
     def _goes_on_by(self, piece: bytes) -> bool:
         """Hand a piece on; tell whether aiohttp has come further by it, or takes no more for now."""
         inner, body = self._inner, self._body
-        read, taken = inner._request_count, -1 if body is None or body.is_eof() else body.total_bytes
+        read, is_open = inner._request_count, body is not None and not body.is_eof()
+        taken = body.total_bytes if body is not None and is_open else 0
         inner.data_received(piece)
         if inner._request_count > read:
             if inner._messages:
                 message, self._body = inner._messages[-1]
                 self._is_upgrade = getattr(message, "upgrade", False)  # one that could not be read has no such word
             return True
-        if body is not None and taken >= 0 and (body.is_eof() or body.total_bytes > taken):
+        if body is not None and is_open and (body.is_eof() or body.total_bytes > taken):
             return True
-        return (not piece.strip(b"\r\n") and not self._size) or self._is_elsewhere or not self._transport.is_reading()
+        return not self._transport.is_reading() or self._is_elsewhere or not (self._size or piece.strip(b"\r\n"))
 
     # --- the end
 

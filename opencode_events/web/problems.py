@@ -76,6 +76,8 @@ class Guard:
                 self._cors.allow(request, response.headers)
                 for name, value in SECURITY.items():
                     response.headers.setdefault(name, value)
+            if self._connections.are_ending:
+                response.force_close()  # the next request is for whoever listens then
             return response
 
         return answer
