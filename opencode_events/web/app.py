@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 
+import aiohttp
+import structlog
 from aiohttp import web
 
 from opencode_events.access_settings import AccessSettings, listed
@@ -18,7 +20,7 @@ from opencode_events.web.connections import Connections
 from opencode_events.web.cors import Cors
 from opencode_events.web.dashboard import Dashboard
 from opencode_events.web.handles import Look
-from opencode_events.web.heads import BoundedHead
+from opencode_events.web.heads import BoundedHead, can_bound
 from opencode_events.web.history import History, unbounded
 from opencode_events.web.memory import Memory, allowed_bytes
 from opencode_events.web.metrics import Metrics
@@ -30,6 +32,8 @@ from opencode_events.web.rates import Rates
 from opencode_events.web.shield import Shield, spelled_out
 from opencode_events.web.subscribe import Subscribe
 from opencode_events.web.turnstile import Turnstile
+
+log = structlog.get_logger()
 
 # Seconds that an idle connection is kept; longer than the 60 s after which proxies give theirs up.
 KEEPALIVE_S = 75.0
@@ -180,4 +184,7 @@ async def serve(runner: web.AppRunner) -> Callable[[], asyncio.Protocol]:
     server, connections, head_bytes = runner.server, runner.app[CONNECTIONS], runner.app[HEAD_BYTES]
     assert server is not None
     connections.server = server
+    if not can_bound():
+        log.warning("heads.unbounded", aiohttp=aiohttp.__version__)
+        return server
     return lambda: BoundedHead(server(), connections, head_bytes)

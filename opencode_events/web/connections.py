@@ -146,11 +146,6 @@ class Connections:
         if status >= HTTPStatus.BAD_REQUEST:
             self._refusals[status] += 1
 
-    def is_answering(self, protocol: web.RequestHandler) -> bool:
-        """Tell whether a request of a connection has begun, and is not over."""
-        known = self._known.get(protocol)
-        return known is not None and known.active > 0
-
     def watched(self) -> Iterator[HttpConnection]:
         """Yield those that are open and are no streams."""
         if self.server is not None:

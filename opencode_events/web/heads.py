@@ -2,11 +2,12 @@
 
 Stands between a transport and aiohttp's own protocol, and counts what comes since the last progress: a head that is
 over, more of a body, the end of one. So it bounds heads, and the trailers and the extensions of chunks as well,
-whatever came before them and whether that was answered or not. A head that is over is the guard's to judge. What
-follows a request for another protocol is aiohttp's to bound until that is answered: it takes 64 KiB, and stops reading.
+whatever came before them and whether that was answered or not. A head that is over is the guard's to judge. How far
+aiohttp has read it tells nobody: three names of its protocol are asked that are no promise of its own.
 """
 
 import asyncio
+from collections import deque
 from typing import Any, cast
 
 from aiohttp import StreamReader, web
@@ -14,6 +15,9 @@ from aiohttp import StreamReader, web
 from opencode_events.web.connections import Connections
 from opencode_events.web.problems import SECURITY, head_too_large
 
+# What is asked of `web.RequestHandler`: the requests whose heads were read and that wait for their turn; the future by
+# which it waits for one; whether another protocol is spoken, whose data is aiohttp's to bound.
+ASKED = ("_messages", "_waiter", "_upgraded")
 # What a head may have beside what the guard counts: a colon, a space and a line end for each of 128 fields, and what
 # its first line has around the target.
 PUNCTUATION_BYTES = 128 * 4 + 64
@@ -23,22 +27,55 @@ PIECE_BYTES = 64 * 1024
 GOODBYE_S = 1.0
 
 
+def can_bound() -> bool:
+    """Ask whether this release of aiohttp has what is asked of it."""
+    return all(hasattr(web.RequestHandler, name) for name in ASKED)
+
+
+class Noted(deque[tuple[Any, StreamReader]]):
+    """The requests that wait for their turn. Notes each that comes in: some do while nothing is being received."""
+
+    __slots__ = ("last", "seen")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = 0
+        self.last: tuple[Any, StreamReader] | None = None
+
+    def append(self, request: tuple[Any, StreamReader], /) -> None:
+        """Take one more: its head, and its body."""
+        self.seen += 1
+        self.last = request
+        super().append(request)
+
+
 class BoundedHead(asyncio.Protocol):
     """The protocol of one connection: hands everything on to `inner`, but no head without an end.
 
     `limit` is what the guard allows a head to have, in bytes.
     """
 
-    __slots__ = ("_body", "_connections", "_inner", "_is_deaf", "_is_upgrade", "_limit", "_most", "_size", "_transport")
+    __slots__ = (
+        "_body",
+        "_connections",
+        "_inner",
+        "_is_deaf",
+        "_limit",
+        "_most",
+        "_read",
+        "_size",
+        "_transport",
+        "_was",
+    )
 
     def __init__(self, inner: web.RequestHandler, connections: Connections, limit: int) -> None:
-        # As anything: how far it has read it tells nobody. A test would notice if it had other names for that.
         self._inner: Any = inner
+        self._inner._messages = self._read = Noted()
         self._connections = connections
         self._limit = limit
         self._most = limit + PUNCTUATION_BYTES
-        self._body: StreamReader | None = None  # of the last request whose head was read
-        self._is_upgrade = False  # that request is one for another protocol
+        self._was = 0  # how many heads had been read when that was looked at last
+        self._body: StreamReader | None = None  # of the last of them
         self._is_deaf = False
         self._size = 0  # bytes since the last progress
 
@@ -49,6 +86,7 @@ class BoundedHead(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Hand data on. Where no progress is made by more than the limit, the connection ends, and no more is heard."""
+        self._look()  # aiohttp reads on by itself, too, when it has had to wait
         while data and not self._is_deaf:
             room = self._most + 1 - self._size
             piece, data = data, b""
@@ -84,27 +122,29 @@ class BoundedHead(asyncio.Protocol):
     @property
     def _is_between(self) -> bool:
         """Whether what comes now belongs to a head."""
-        return self._body is None or (self._body.is_eof() and not self._is_elsewhere)
+        return (self._body is None or self._body.is_eof()) and not self._inner._upgraded
 
-    @property
-    def _is_elsewhere(self) -> bool:
-        """Whether another protocol is spoken by now, or was asked for and that is not answered yet."""
-        return self._is_upgrade and bool(self._inner._messages or self._connections.is_answering(self._inner))
+    def _look(self) -> bool:
+        """Note the last request whose head was read; tell whether there is another one than before."""
+        if self._read.seen == self._was or self._read.last is None:
+            return False
+        self._was, self._size = self._read.seen, 0
+        message, self._body = self._read.last
+        if not hasattr(message, "upgrade"):  # it could not be read: that is answered, and the connection's end
+            self._is_deaf = True
+        return True
 
     def _goes_on_by(self, piece: bytes) -> bool:
         """Hand a piece on; tell whether aiohttp has come further by it, or takes no more for now."""
         inner, body = self._inner, self._body
-        read, is_open = inner._request_count, body is not None and not body.is_eof()
+        is_open = body is not None and not body.is_eof()
         taken = body.total_bytes if body is not None and is_open else 0
         inner.data_received(piece)
-        if inner._request_count > read:
-            if inner._messages:
-                message, self._body = inner._messages[-1]
-                self._is_upgrade = getattr(message, "upgrade", False)  # one that could not be read has no such word
+        if self._look():
             return True
         if body is not None and is_open and (body.is_eof() or body.total_bytes > taken):
             return True
-        return not self._transport.is_reading() or self._is_elsewhere or not (self._size or piece.strip(b"\r\n"))
+        return not self._transport.is_reading() or inner._upgraded or not (self._size or piece.strip(b"\r\n"))
 
     # --- the end
 
@@ -112,7 +152,7 @@ class BoundedHead(asyncio.Protocol):
         """Answer, if aiohttp waits for a request and for nothing else, and end the connection."""
         self._is_deaf = True
         waiter = self._inner._waiter
-        if self._inner._request_count and (waiter is None or waiter.done()):
+        if self._read.seen and (waiter is None or waiter.done()):
             if not self._connections.are_ending:  # then it takes nothing more, and may still have something to say
                 self._transport.abort()
             return

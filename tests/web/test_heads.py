@@ -1,12 +1,17 @@
 """Heads that do not end: how much of one is taken, whatever came before it, and what its sender is told."""
 
+import asyncio
 import contextlib
 import socket
+import threading
 import time
 from collections.abc import Callable
 
 import pytest
+from aiohttp import web
 
+from opencode_events.web import heads
+from opencode_events.web.publish import Publish, Receipt
 from tests.clients import dumps, parse_head, until
 from tests.servers import LOOPS, Server
 from tests.web.events import synced
@@ -26,6 +31,11 @@ def fields(size: int) -> bytes:
 @pytest.fixture
 def server(serve: Serve) -> Server:
     return serve(max_head_bytes=LIMIT, max_body_bytes=10_000)
+
+
+def large_fields(count: int) -> bytes:
+    """Return fields each of which is nearly as large as a whole head may be, and fewer than aiohttp counts."""
+    return b"".join(b"X-%03d: %b\r\n" % (number, b"x" * 1500) for number in range(count))
 
 
 def post(server: Server, size: int) -> bytes:
@@ -95,9 +105,10 @@ def test_whoever_goes_on_writing_can_still_read_why_it_was_refused(server: Serve
         (GET + b"\r\n", 200),
         (GET + b"Expect: nothing\r\n\r\n", 417),
         (GET + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n", 200),
+        (GET + b"Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n", 200),
         (b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n", 404),
     ],
-    ids=["nothing", "empty lines", "a request", "no expectation", "an upgrade that is none", "*"],
+    ids=["nothing", "empty lines", "a request", "no expectation", "an upgrade that is none", "h2c", "*"],
 )
 def test_whatever_came_before_a_head_is_bounded(server: Server, before: bytes, answer: int) -> None:
     sock = server.client.connect()
@@ -125,12 +136,36 @@ def test_a_head_behind_requests_that_wait_for_their_turn_is_bounded(server: Serv
 
 
 @pytest.mark.parametrize("loop_name", LOOPS)
+def test_a_head_behind_an_upgrade_that_is_none_and_requests_is_bounded(server: Server) -> None:
+    sock = server.client.connect()
+    upgrade = GET + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    with contextlib.suppress(ConnectionError):
+        sock.sendall(upgrade + (GET + b"\r\n") * 20)
+        sock.sendall(GET + large_fields(100))
+
+    read_all(sock)
+    until(lambda: server.watched == 0, timeout_s=5)
+
+
+@pytest.mark.parametrize("loop_name", LOOPS)
+def test_what_cannot_be_read_is_the_last_that_is_heard(server: Server) -> None:
+    sock = server.client.connect()
+    with contextlib.suppress(ConnectionError):
+        for _ in range(20):
+            sock.sendall(b"no request\r\n" * 1000)
+
+    assert read_all(sock).count(b"HTTP/1.") <= 1
+    until(lambda: server.watched == 0, timeout_s=5)
+    server.complaints.lines.clear()
+
+
+@pytest.mark.parametrize("loop_name", LOOPS)
 def test_trailers_are_bounded_as_heads_are(server: Server) -> None:
     sock = server.client.connect()
     head = ("Transfer-Encoding: chunked", "Content-Type: application/json")
     sock.sendall(server.client.request("/global/event", *head, method="POST") + b"2\r\n[]\r\n0\r\n")
     with contextlib.suppress(ConnectionError):
-        sock.sendall(b"".join(b"X-%03d: %b\r\n" % (number, b"x" * 1500) for number in range(100)))
+        sock.sendall(large_fields(100))
 
     until(lambda: server.watched == 0, timeout_s=5)
 
@@ -246,3 +281,53 @@ def test_chunks_are_a_body(server: Server) -> None:
     sock.sendall(b"0\r\nX-Trailer: 1\r\n\r\n")
 
     assert status(sock) == 200
+
+
+@pytest.mark.parametrize("loop_name", LOOPS)
+def test_large_bodies_that_wait_for_their_turn_are_bodies(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of those aiohttp reads on by itself, when whoever takes them has caught up."""
+    server = serve(max_head_bytes=LIMIT)
+    take = Publish._take
+
+    async def late(self: Publish, request: web.Request) -> Receipt:
+        await asyncio.sleep(0.05)
+        return await take(self, request)
+
+    monkeypatch.setattr(Publish, "_take", late)
+    sock = server.client.connect()
+    bodies = [dumps([synced(number, number, data="x" * 1_500_000)]) for number in range(1, 6)]
+    sender = threading.Thread(
+        target=sock.sendall, args=(b"".join(post(server, len(body)) + body for body in bodies),), daemon=True
+    )
+    sender.start()
+
+    answers = b""
+    while answers.count(b"HTTP/1.1 200 OK") < len(bodies):
+        piece = sock.recv(65_536)
+        assert piece, answers
+        answers += piece
+    sender.join()
+
+
+@pytest.mark.parametrize("loop_name", LOOPS)
+def test_a_body_behind_many_requests_is_a_body(server: Server) -> None:
+    sock = server.client.connect()
+    body = body_of(1)
+    sock.sendall((GET + b"\r\n") * 70 + post(server, len(body)) + body)
+
+    answers = b""
+    while answers.count(b"HTTP/1.1 200 OK") < 71:
+        piece = sock.recv(65_536)
+        assert piece, answers
+        answers += piece
+
+
+def test_a_release_of_aiohttp_that_is_another_one_is_told_and_served_without(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert heads.can_bound()
+    monkeypatch.setattr(heads, "ASKED", ("_no_such_name",))
+    server = serve()
+
+    assert server.client.get("/-/healthy").status == 200
+    assert [line["event"] for line in server.lines if line["event"] == "heads.unbounded"] == ["heads.unbounded"]
