@@ -56,17 +56,8 @@ class BoundedHead(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_body",
-        "_connections",
-        "_inner",
-        "_is_deaf",
-        "_limit",
-        "_most",
-        "_read",
-        "_size",
-        "_transport",
-        "_was",
-    )
+        "_body", "_connections", "_inner", "_is_deaf", "_limit", "_most", "_read", "_size", "_transport", "_was",
+    )  # fmt: skip
 
     def __init__(self, inner: web.RequestHandler, connections: Connections, limit: int) -> None:
         self._inner: Any = inner
