@@ -25,6 +25,9 @@ translated into these where they enter.
 
 from typing import ClassVar
 
+# Why nothing is taken any more: the broker, whoever reads a body and `/-/ready` say it alike.
+ENDING = "the daemon is shutting down"
+
 
 class OpencodeEventsError(Exception):
     """The root of the tree. `str()` is one sentence for a person.

@@ -59,15 +59,10 @@ class Tokens:
     """The tokens of a file. Raises SettingError, naming the file and the table, when it cannot be used."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
         self._known = load(path)
 
     def __len__(self) -> int:
         return len(self._known)
-
-    def reload(self) -> frozenset[str]:
-        """Read the file again, as `replace` with what it has. Raises SettingError, and keeps what there is."""
-        return self.replace(load(self._path))
 
     def replace(self, known: tuple["Token", ...]) -> frozenset[str]:
         """Know `known` from now on; return the names of those that are gone, or are not what they were."""

@@ -28,7 +28,7 @@ from opencode_events.broker.selection import Selection, is_gap
 from opencode_events.broker.subscriber import Subscriber
 from opencode_events.broker.tally import Tally
 from opencode_events.cursor import Cursor
-from opencode_events.errors import Busy
+from opencode_events.errors import ENDING, Busy
 from opencode_events.eventlog.base import Aggregate, Appended, EventLog, Stored, SyncRow
 from opencode_events.events import GAP, Event
 from opencode_events.settings import BrokerSettings
@@ -81,7 +81,7 @@ class Broker:
         events may have their place all the same.
         """
         if self.is_draining:
-            raise Busy("the daemon is shutting down", retry_after_s=1)
+            raise Busy(ENDING, retry_after_s=1)
         began = self.clock()
         appended = await self._committer.commit(events)
         if self._flusher.is_behind:
@@ -258,7 +258,7 @@ class Broker:
     @property
     def trouble(self) -> str | None:
         """Why something cannot be published, or replayed, now; None when all is well."""
-        return "the daemon is shutting down" if self.is_draining else self._committer.trouble or self._replayer.trouble
+        return ENDING if self.is_draining else self._committer.trouble or self._replayer.trouble
 
     def history(self, known: Mapping[str, int]) -> AsyncIterator[Sequence[SyncRow]]:
         """Yield the sync events behind `known`, a page at a time: see `EventLog.history`."""

@@ -14,10 +14,8 @@ from typing import Any
 from aiohttp import web
 
 from opencode_events.broker.watched import Outlook
-from opencode_events.errors import Busy
+from opencode_events.errors import ENDING, Busy
 from opencode_events.sockets import reset_on_close
-
-ENDING = "the daemon is shutting down"
 
 
 def peer(transport: asyncio.BaseTransport | None) -> str:

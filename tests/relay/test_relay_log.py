@@ -200,14 +200,19 @@ async def test_a_relay_that_waits_for_a_history_ends_at_once(fake: FakeUpstream,
             assert stage.relay.trouble is not None
 
 
+async def hang_behind_a_loss(stage: Stage, fake: FakeUpstream) -> None:
+    """Lose a connection, and have the history that is asked for on the next one hang."""
+    await stage.live()
+    fake.durable()
+    await stage.settled(fake.memory)
+    fake.moods[HISTORY] = "hang"
+    fake.lose()
+    await until(lambda: fake.count(HISTORY) == 2)
+
+
 async def test_a_history_that_hangs_does_not_keep_a_lost_connection_from_being_taken_up(fake: FakeUpstream) -> None:
     async with Stage(fake, upstream_silence_s=0.3) as stage:
-        await stage.live()
-        fake.durable()
-        await stage.settled(fake.memory)
-        fake.moods[HISTORY] = "hang"
-        fake.lose()
-        await until(lambda: fake.count(HISTORY) == 2)
+        await hang_behind_a_loss(stage, fake)
         fake.lose()
         fake.moods.clear()
         fake.many(3)
@@ -218,12 +223,7 @@ async def test_a_history_that_hangs_does_not_keep_a_lost_connection_from_being_t
 
 async def test_nothing_is_held_for_a_connection_that_is_over(fake: FakeUpstream) -> None:
     async with Stage(fake, upstream_silence_s=0.3) as stage:
-        await stage.live()
-        fake.durable()
-        await stage.settled(fake.memory)
-        fake.moods[HISTORY] = "hang"
-        fake.lose()
-        await until(lambda: fake.count(HISTORY) == 2)
+        await hang_behind_a_loss(stage, fake)
         fake.transient()
         await until(lambda: stage.statistic("held_bytes") > 0)
         await fake.stop()

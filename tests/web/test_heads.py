@@ -54,6 +54,15 @@ def status(sock: socket.socket) -> int:
     return parse_head(sock.recv(65_536).partition(END)[0]).status
 
 
+def read_good(sock: socket.socket, count: int) -> None:
+    """Read until there are so many good answers."""
+    answers = b""
+    while answers.count(b"HTTP/1.1 200 OK") < count:
+        piece = sock.recv(65_536)
+        assert piece, answers
+        answers += piece
+
+
 def read_all(sock: socket.socket) -> bytes:
     """Read to the end, however that is."""
     found = b""
@@ -243,11 +252,7 @@ def test_bodies_of_requests_that_wait_for_their_turn_are_no_heads(server: Server
     bodies = [body_of(number) for number in range(1, 6)]
     sock.sendall(b"".join(post(server, len(body)) + body for body in bodies))
 
-    answers = b""
-    while answers.count(b"HTTP/1.1 200 OK") < len(bodies):
-        piece = sock.recv(65_536)
-        assert piece, answers
-        answers += piece
+    read_good(sock, len(bodies))
 
 
 @pytest.mark.parametrize("loop_name", LOOPS)
@@ -263,11 +268,7 @@ def test_the_end_of_a_head_may_come_with_its_body(server: Server, left: int, bef
 
     sock.sendall(head[-left:] + body)
 
-    answers = b""
-    while answers.count(b"HTTP/1.1 200 OK") < 1 + bool(before):
-        piece = sock.recv(65_536)
-        assert piece, answers
-        answers += piece
+    read_good(sock, 1 + bool(before))
 
 
 @pytest.mark.parametrize("loop_name", LOOPS)
@@ -301,11 +302,7 @@ def test_large_bodies_that_wait_for_their_turn_are_bodies(serve: Serve, monkeypa
     )
     sender.start()
 
-    answers = b""
-    while answers.count(b"HTTP/1.1 200 OK") < len(bodies):
-        piece = sock.recv(65_536)
-        assert piece, answers
-        answers += piece
+    read_good(sock, len(bodies))
     sender.join()
 
 
@@ -315,11 +312,7 @@ def test_a_body_behind_many_requests_is_a_body(server: Server) -> None:
     body = body_of(1)
     sock.sendall((GET + b"\r\n") * 70 + post(server, len(body)) + body)
 
-    answers = b""
-    while answers.count(b"HTTP/1.1 200 OK") < 71:
-        piece = sock.recv(65_536)
-        assert piece, answers
-        answers += piece
+    read_good(sock, 71)
 
 
 def test_a_release_of_aiohttp_that_is_another_one_is_told_and_served_without(

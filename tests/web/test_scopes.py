@@ -243,9 +243,9 @@ def test_the_operator_sees_what_bounds_a_stream_and_no_token(server: Server, cli
 def take_away(server: Server, file: Path) -> None:
     """Have the team's token be another one from now on."""
     file.write_text(FILE.replace('["/srv/team"]', '["/srv/team/sub"]'))
-    tokens = server.keys.tokens
-    assert tokens is not None
-    server.call(lambda: server.revoke(tokens.reload()))
+    commit = server.keys.prepare_tokens(server.settings, server.revoke)
+    assert commit is not None
+    server.call(commit)
 
 
 def test_whose_token_is_taken_away_is_ended_and_nobody_else(server: Server, client: Client, file: Path) -> None:
